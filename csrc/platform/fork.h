@@ -1,0 +1,27 @@
+/* fork.h - what a fork() does to open endpoints.
+ *
+ * A forked child inherits the descriptors of its parent. As long as it lives,
+ * the parent's sockets and locks stay open, and the parent's death would go
+ * unnoticed. There is no "close on fork" in Linux, so this is the one registry
+ * the process has (pthread_atfork allows no other way): in the child, the
+ * descriptors of every registered endpoint are closed and its `forked` flag set.
+ */
+#ifndef PDI_FORK_H
+#define PDI_FORK_H
+
+#include <stdatomic.h>
+
+struct pdi_fork_hook {
+    struct pdi_fork_hook *next, *prev;
+    _Atomic int forked;          /* 1 in a child of the process that registered it */
+    void (*in_child)(void *arg); /* closes descriptors; async-signal-safe; no lock may be taken */
+    void *arg;
+};
+
+/* Registers `hook`, which the caller owns and keeps in place until
+ * pdi_fork_forget(). Any thread. 0 or -errno. */
+int pdi_fork_watch(struct pdi_fork_hook *hook, void (*in_child)(void *), void *arg);
+/* Any thread; also in a child. Idempotent. */
+void pdi_fork_forget(struct pdi_fork_hook *hook);
+
+#endif

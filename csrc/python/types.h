@@ -1,0 +1,13 @@
+/* types.h - the spec of each Python type, one file a type. */
+#ifndef PD_TYPES_H
+#define PD_TYPES_H
+
+#include "state.h"
+
+extern PyType_Spec pd_sender_spec;   /* sender.c */
+extern PyType_Spec pd_receiver_spec; /* receiver.c */
+extern PyType_Spec pd_loan_spec;     /* loan.c */
+extern PyType_Spec pd_loaned_spec;   /* loan.c */
+extern PyType_Spec pd_received_spec; /* receiver.c */
+
+#endif

@@ -1,0 +1,54 @@
+"""The extension module; everything else is in pyproject.toml.
+
+Environment variables, for developers:
+
+``PODIPC_SANITIZE=address,undefined`` (or ``thread``) builds with sanitizers,
+``PODIPC_DEBUG=1`` without optimisation, ``PODIPC_WERROR=1`` makes warnings errors.
+"""
+
+import os
+from pathlib import Path
+
+import numpy
+from setuptools import Extension, setup
+
+ROOT = Path(__file__).parent
+# The floor that `podipc compare --floor` measures against is a program of its own.
+sources = sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("csrc/*/*.c"))
+headers = sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("csrc/*/*.h"))
+
+compile_args = [
+    "-std=gnu11",
+    "-fvisibility=hidden",
+    "-pthread",
+    "-Wall",
+    "-Wextra",
+    "-Wconversion",
+    "-Wshadow",
+]
+link_args = ["-pthread"]
+if os.environ.get("PODIPC_WERROR"):
+    compile_args.append("-Werror")
+if os.environ.get("PODIPC_DEBUG"):
+    compile_args += ["-O0", "-g"]
+else:
+    compile_args += ["-O3", "-g1"]
+if sanitize := os.environ.get("PODIPC_SANITIZE"):
+    compile_args += [f"-fsanitize={sanitize}", "-fno-omit-frame-pointer"]
+    link_args += [f"-fsanitize={sanitize}"]
+
+setup(
+    ext_modules=[
+        Extension(
+            "podipc._core",
+            sources=sources,
+            depends=headers,
+            include_dirs=["csrc/include", numpy.get_include()],
+            define_macros=[("Py_LIMITED_API", "0x030B0000"), ("_GNU_SOURCE", None)],
+            extra_compile_args=compile_args,
+            extra_link_args=link_args,
+            py_limited_api=True,
+        )
+    ],
+    options={"bdist_wheel": {"py_limited_api": "cp311"}},
+)
