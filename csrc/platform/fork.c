@@ -13,10 +13,16 @@ static struct pdi_fork_hook head = {.next = &head, .prev = &head};
 static void prepare(void)
 {
     pthread_mutex_lock(&lock);
+    for (struct pdi_fork_hook *h = head.next; h != &head; h = h->next)
+        if (h->lock)
+            pthread_mutex_lock(h->lock);
 }
 
-static void parent(void)
+static void unlock_all(void)
 {
+    for (struct pdi_fork_hook *h = head.next; h != &head; h = h->next)
+        if (h->lock)
+            pthread_mutex_unlock(h->lock);
     pthread_mutex_unlock(&lock);
 }
 
@@ -26,21 +32,23 @@ static void child(void)
         atomic_store_explicit(&h->forked, 1, memory_order_relaxed);
         h->in_child(h->arg);
     }
-    pthread_mutex_unlock(&lock);
+    unlock_all();
 }
 
 static void install(void)
 {
-    once_result = pthread_atfork(prepare, parent, child);
+    once_result = pthread_atfork(prepare, unlock_all, child);
 }
 
-int pdi_fork_watch(struct pdi_fork_hook *hook, void (*in_child)(void *), void *arg)
+int pdi_fork_watch(struct pdi_fork_hook *hook, void (*in_child)(void *), void *arg,
+                   pthread_mutex_t *held)
 {
     pthread_once(&once, install);
     if (once_result != 0)
         return -once_result;
     hook->in_child = in_child;
     hook->arg = arg;
+    hook->lock = held;
     pthread_mutex_lock(&lock);
     hook->next = &head;
     hook->prev = head.prev;

@@ -9,18 +9,22 @@
 #ifndef PDI_FORK_H
 #define PDI_FORK_H
 
+#include <pthread.h>
 #include <stdatomic.h>
 
 struct pdi_fork_hook {
     struct pdi_fork_hook *next, *prev;
     _Atomic int forked;          /* 1 in a child of the process that registered it */
-    void (*in_child)(void *arg); /* closes descriptors; async-signal-safe; no lock may be taken */
+    void (*in_child)(void *arg); /* closes descriptors; async-signal-safe; takes no lock */
     void *arg;
+    pthread_mutex_t *lock; /* if not NULL: held over fork(), so that the child finds what it
+                              guards whole; never held while (un)registering */
 };
 
 /* Registers `hook`, which the caller owns and keeps in place until
- * pdi_fork_forget(). Any thread. 0 or -errno. */
-int pdi_fork_watch(struct pdi_fork_hook *hook, void (*in_child)(void *), void *arg);
+ * pdi_fork_forget(). `lock` may be NULL. Any thread. 0 or -errno. */
+int pdi_fork_watch(struct pdi_fork_hook *hook, void (*in_child)(void *), void *arg,
+                   pthread_mutex_t *lock);
 /* Any thread; also in a child. Idempotent. */
 void pdi_fork_forget(struct pdi_fork_hook *hook);
 
