@@ -1,0 +1,74 @@
+#include "bell.h"
+
+#include <errno.h>
+#include <linux/futex.h>
+#include <semaphore.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "clock.h"
+
+_Static_assert(sizeof(sem_t) <= PDI_CACHE_LINE, "a sem_t fits its line");
+
+static sem_t *semaphore_of(struct pdi_bell *bell)
+{
+    return (sem_t *)(void *)bell->semaphore;
+}
+
+int pdi_bell_init(struct pdi_bell *bell, bool semaphore)
+{
+    if (semaphore && sem_init(semaphore_of(bell), 1, 0) < 0)
+        return -errno;
+    return 0;
+}
+
+static int semaphore_sleep(struct pdi_bell *bell, int64_t until)
+{
+#if defined(__GLIBC__) && __GLIBC_PREREQ(2, 30)
+    struct timespec at = pdi_timespec(until);
+    int rc = sem_clockwait(semaphore_of(bell), CLOCK_MONOTONIC, &at);
+#else
+    /* Counts wall-clock time; the caller's slices bound what a set clock can do. */
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    int64_t left = until - pdi_now();
+    struct timespec at =
+        pdi_timespec((int64_t)now.tv_sec * 1000000000 + now.tv_nsec + (left > 0 ? left : 0));
+    int rc = sem_timedwait(semaphore_of(bell), &at);
+#endif
+    return rc < 0 && errno == EINTR ? -EINTR : 0;
+}
+
+int pdi_bell_sleep(struct pdi_bell *bell, bool semaphore, uint32_t seen, int64_t until)
+{
+    if (semaphore)
+        return semaphore_sleep(bell, until);
+    /* FUTEX_WAIT_BITSET takes an absolute CLOCK_MONOTONIC time. Plain futex(2):
+     * the newer futex_wait(2) is refused by CRI-O's seccomp profile. */
+    struct timespec at = pdi_timespec(until);
+    long rc = syscall(SYS_futex, &bell->rings, FUTEX_WAIT_BITSET, seen, &at, NULL,
+                      FUTEX_BITSET_MATCH_ANY);
+    return rc < 0 && errno == EINTR ? -EINTR : 0;
+}
+
+void pdi_bell_ring(struct pdi_bell *bell, bool semaphore)
+{
+    pdi_bump32(&bell->rings);
+    if (semaphore) {
+        /* One post is enough: a value above zero means the owner wakes anyway. */
+        int value;
+        if (sem_getvalue(semaphore_of(bell), &value) == 0 && value <= 0)
+            (void)sem_post(semaphore_of(bell));
+        return;
+    }
+    (void)syscall(SYS_futex, &bell->rings, FUTEX_WAKE, INT32_MAX, NULL, NULL, 0);
+}
+
+enum pdi_libc pdi_libc(void)
+{
+#ifdef __GLIBC__
+    return PDI_LIBC_GLIBC;
+#else
+    return PDI_LIBC_OTHER;
+#endif
+}

@@ -1,0 +1,139 @@
+#include "memfd.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "../core/error.h"
+#include "cgroup.h"
+
+#ifndef F_SEAL_FUTURE_WRITE
+#define F_SEAL_FUTURE_WRITE 0x0010
+#endif
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
+
+int pdi_memfd_create(const char *name, size_t size, bool commit, bool shared, struct pdi_memfd *m,
+                     podipc_error *err)
+{
+    int rc;
+    *m = (struct pdi_memfd){.fd = -1, .size = size};
+    m->fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    if (m->fd < 0)
+        return pdi_fail(err, -errno, "memfd_create", "could not make shared memory of %zu bytes",
+                        size);
+    if (ftruncate(m->fd, (off_t)size) < 0) {
+        rc = pdi_fail(err, -errno, "ftruncate", "could not size shared memory to %zu bytes", size);
+        goto err;
+    }
+    if (commit) {
+        rc = pdi_memfd_commit(m, 0, size, err);
+        if (rc < 0)
+            goto err;
+    }
+    m->map = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, m->fd, 0);
+    if (m->map == MAP_FAILED) {
+        m->map = NULL;
+        rc = pdi_fail(err, -errno, "mmap", "could not map %zu bytes of shared memory", size);
+        goto err;
+    }
+    int seals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL | (shared ? 0 : F_SEAL_FUTURE_WRITE);
+    if (fcntl(m->fd, F_ADD_SEALS, seals) < 0) {
+        rc = pdi_fail(err, -errno, "fcntl(F_ADD_SEALS)",
+                      "could not seal shared memory: Linux 5.1 or newer is needed");
+        goto err;
+    }
+    return 0;
+err:
+    pdi_memfd_close(m);
+    return rc;
+}
+
+int pdi_memfd_commit(struct pdi_memfd *m, uint64_t offset, uint64_t size, podipc_error *err)
+{
+    /* Past the memory limit of a container the kernel answers fallocate() with
+     * SIGKILL, not with an error: look before. */
+    uint64_t available = pdi_memory_available();
+    if (size > available)
+        return pdi_fail_need(err, PODIPC_EMEMLIMIT, "", size, available,
+                             "%llu bytes of memory are needed, but only %llu are left under this "
+                             "container's memory limit: raise resources.limits.memory, or pass a "
+                             "smaller max_bytes and let receivers free tensors earlier",
+                             (unsigned long long)size, (unsigned long long)available);
+    int rc;
+    do
+        rc = fallocate(m->fd, 0, (off_t)offset, (off_t)size);
+    while (rc < 0 && errno == EINTR);
+    if (rc < 0)
+        return pdi_fail_need(err, -errno, "fallocate", size, available,
+                             "could not allocate %llu bytes of shared memory",
+                             (unsigned long long)size);
+    /* The pages exist now; entering them in the page table at once is cheaper
+     * than a fault each. Old kernels do not know how, and need not. */
+    if (m->map)
+        (void)madvise((char *)m->map + offset, size, MADV_POPULATE_WRITE);
+    return 0;
+}
+
+int pdi_memfd_attach(int fd, uint64_t size, bool writable, struct pdi_memfd *m)
+{
+    *m = (struct pdi_memfd){.fd = fd, .size = size};
+    int rc = PODIPC_ECORRUPT;
+    int need = F_SEAL_SHRINK | (writable ? 0 : F_SEAL_FUTURE_WRITE);
+    int seals = fcntl(fd, F_GET_SEALS);
+    if (seals < 0 || (seals & need) != need)
+        goto err;
+    struct stat st;
+    if (fstat(fd, &st) < 0 || size == 0 || size > SIZE_MAX || (uint64_t)st.st_size < size)
+        goto err;
+    m->map = mmap(NULL, (size_t)size, PROT_READ | (writable ? PROT_WRITE : 0), MAP_SHARED, fd, 0);
+    if (m->map == MAP_FAILED) {
+        m->map = NULL;
+        rc = -errno;
+        goto err;
+    }
+    return 0;
+err:
+    pdi_memfd_close(m);
+    return rc;
+}
+
+int pdi_memfd_map_private(const struct pdi_memfd *m, uint64_t offset, uint64_t size, void **addr)
+{
+    uint64_t lead = offset & (pdi_page_size() - 1);
+    char *map = mmap(NULL, (size_t)(size + lead), PROT_READ | PROT_WRITE, MAP_PRIVATE, m->fd,
+                     (off_t)(offset - lead));
+    if (map == MAP_FAILED)
+        return -errno;
+    *addr = map + lead;
+    return 0;
+}
+
+void pdi_memfd_unmap_private(void *addr, uint64_t size)
+{
+    uint64_t lead = (uint64_t)(uintptr_t)addr & (pdi_page_size() - 1);
+    (void)munmap((char *)addr - lead, (size_t)(size + lead));
+}
+
+void pdi_memfd_close_fd(struct pdi_memfd *m)
+{
+    if (m->fd >= 0)
+        (void)close(m->fd);
+    m->fd = -1;
+}
+
+void pdi_memfd_close(struct pdi_memfd *m)
+{
+    if (m->map)
+        (void)munmap(m->map, m->size);
+    m->map = NULL;
+    pdi_memfd_close_fd(m);
+}
+
+uint64_t pdi_page_size(void)
+{
+    return (uint64_t)sysconf(_SC_PAGESIZE);
+}
