@@ -71,6 +71,11 @@ int pdi_pool_take(struct pdi_pool *pool, uint64_t n, uint32_t *chunk)
     return 0;
 }
 
+bool pdi_pool_has(const struct pdi_pool *pool, uint64_t n)
+{
+    return pool->top[class_of(n)] != PDI_NONE;
+}
+
 uint64_t pdi_pool_arena_size(const struct pdi_pool *pool, uint64_t n)
 {
     uint32_t k = class_of(n);

@@ -64,6 +64,8 @@ void pdi_pool_init(struct pdi_pool *pool);
 /* A free chunk of at least n bytes (n > 0), with one reference. 0; -ENOSPC: add an
  * arena for n first; -ENOBUFS: give `chunks` more room first. */
 int pdi_pool_take(struct pdi_pool *pool, uint64_t n, uint32_t *chunk);
+/* Is there a freed chunk for n bytes? */
+bool pdi_pool_has(const struct pdi_pool *pool, uint64_t n);
 /* How large an arena for tensors of n bytes should be. */
 uint64_t pdi_pool_arena_size(const struct pdi_pool *pool, uint64_t n);
 /* The slot an added arena will have, or PDI_NONE if all are taken. */

@@ -125,13 +125,19 @@ typedef struct podipc_sending {
     uint32_t stage;  /* the channel's; 0 at the start */
 } podipc_sending;
 
-/* A received tensor. Owned by the caller until podipc_release(). */
+/* A received tensor. Owned by the caller until podipc_release(). If `scarce`, the
+ * caller holds so many that it should copy this one and release it at once: what
+ * a sender can have outstanding is limited. May be copied as a struct when
+ * `tensor.type` is then set to the copy's own `short_type` where it was there. */
 typedef struct podipc_message {
-    podipc_tensor tensor; /* `type` is valid until release */
+    podipc_tensor tensor; /* `type` is valid until release, its bytes may change: copy, then check */
     const void *data;     /* read-only, PODIPC_TENSOR_ALIGN-aligned */
-    void *owner;          /* the channel's */
-    uint64_t id;          /* the channel's */
-    uint64_t sender;      /* which sender it came from; one number a sender */
+    bool scarce;
+    uint64_t sender;     /* which sender it came from; one number a sender */
+    void *owner;         /* the channel's, as all below */
+    uint64_t id;
+    uint32_t place;
+    char short_type[28]; /* where `tensor.type` may point */
 } podipc_message;
 
 /* Counters since the handle was opened. */

@@ -297,6 +297,11 @@ ssize_t pdi_packet_recv(int sock, void *data, size_t cap, int fds[PDI_PACKET_FDS
     return got;
 }
 
+void pdi_packet_hang_up(int sock)
+{
+    (void)shutdown(sock, SHUT_RDWR);
+}
+
 int pdi_packet_accept(int listener, int *sock)
 {
     do

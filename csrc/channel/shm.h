@@ -1,0 +1,216 @@
+/* shm.h - what the files of the shm method share. See csrc/README.md for the way
+ * of one tensor through them.
+ *
+ *   shm_endpoint.c   an endpoint: directory, socket, bell, waiting, closing
+ *   shm_control.c    its control thread: finds peers, shakes hands, sees them go
+ *   shm_sender.c     the sender's data path
+ *   shm_memory.c     the sender's arenas
+ *   shm_receiver.c   the receiver's data path
+ *
+ * Locking. Each endpoint has one mutex, private to its process. It guards
+ * everything below that is not marked otherwise, is never held over a wait, a
+ * large copy or a callback into Python, and is a leaf: no other lock is taken
+ * under it. The control thread and any number of callers' threads share it.
+ */
+#ifndef PDI_SHM_H
+#define PDI_SHM_H
+
+#include <pthread.h>
+
+#include "../core/arena.h"
+#include "../core/copy.h"
+#include "../core/error.h"
+#include "../core/ring.h"
+#include "../platform/bell.h"
+#include "../platform/clock.h"
+#include "../platform/fork.h"
+#include "../platform/memfd.h"
+#include "../platform/rendezvous.h"
+#include "channel.h"
+
+enum { PDI_LINKS = 256, PDI_REFUSED = 16 }; /* peers of one endpoint, coming and going included */
+#define PDI_GREETING_NS INT64_C(5000000000) /* a peer that has not shaken hands by then is dropped */
+
+enum pdi_link_state {
+    PDI_GREETING, /* connected, hands not shaken */
+    PDI_JOINED,
+    PDI_LEAVING, /* said BYE; may still hold tensors */
+    PDI_LOST,    /* hung up */
+};
+
+/* One peer. Embedded as first member in the sender's and receiver's own. */
+struct pdi_link {
+    enum pdi_link_state state;
+    bool said_bye;
+    int sock;        /* -1: hung up */
+    int64_t deadline; /* of the greeting */
+    char name[PDI_NAME]; /* of the peer's socket, where we connected to it; else "" */
+    struct pdi_peer peer;
+    struct pdi_hello hello; /* what it said */
+    struct pdi_memfd door, bell; /* the peer's */
+};
+
+struct pdi_endpoint;
+
+/* What the control thread asks of the two roles. All are called with the lock held. */
+struct pdi_role_ops {
+    uint32_t role;
+    /* A fresh link; freed by drop(). NULL: out of memory. */
+    struct pdi_link *(*create)(struct pdi_endpoint *);
+    /* The memfd that goes into our HELLO, first. -1 on failure. */
+    int (*own_fd)(struct pdi_link *);
+    /* The peer's HELLO came: attach its first memfd (taken over). */
+    int (*greet)(struct pdi_endpoint *, struct pdi_link *, int fd);
+    /* The link is joined now. */
+    void (*joined)(struct pdi_endpoint *, struct pdi_link *);
+    /* A packet of a joined link, *fd is -1 or taken over by setting it to -1.
+     * False: it makes no sense, drop the peer. */
+    bool (*packet)(struct pdi_endpoint *, struct pdi_link *, const struct pdi_packet *, int *fd);
+    /* The peer said goodbye. */
+    void (*bye)(struct pdi_endpoint *, struct pdi_link *);
+    /* The peer hung up; `link->sock` is closed. Joined links stay in the table
+     * until the role removes them. */
+    void (*lost)(struct pdi_endpoint *, struct pdi_link *);
+    /* Frees a link that is in no table any more. */
+    void (*drop)(struct pdi_link *);
+    /* Something is to be done by the control thread in a few milliseconds. */
+    bool (*tick)(struct pdi_endpoint *);
+};
+
+struct pdi_endpoint {
+    const struct pdi_role_ops *role;
+    pthread_mutex_t lock;
+    struct pdi_fork_hook fork;
+    pthread_t control;
+    bool control_runs;
+    bool closed;
+
+    char *path;
+    char name[PDI_NAME];
+    int dir, listener, inotify, stop; /* descriptors; -1: none */
+    uint32_t mode, flags, wait;
+    uint64_t id;
+    bool rescan; /* look through the directory again */
+    bool deaf;   /* out of descriptors: do not accept for a moment */
+
+    struct pdi_memfd door_memory, bell_memory;
+    struct pdi_door *door;
+    struct pdi_bell *bell;
+    uint32_t sleepers;
+    bool can_spin;             /* not under a quota below two processors */
+    _Atomic int64_t spin_ns;   /* how long spinning has been worth it lately */
+
+    struct pdi_link *links[PDI_LINKS];
+    uint32_t link_count;
+
+    podipc_error complaint; /* a peer that could not join, reported once */
+    bool has_complaint;
+    char last_refusal[256]; /* for explain() */
+    char refused[PDI_REFUSED][PDI_NAME]; /* names not to be tried again */
+    uint32_t refused_count;
+    uint64_t died;          /* peers */
+};
+
+/* ---- shm_endpoint.c ---- */
+/* Sets *ep up, joins the directory and starts the control thread. On failure *ep
+ * holds nothing. */
+int pdi_endpoint_open(struct pdi_endpoint *ep, const struct pdi_role_ops *role,
+                      const podipc_options *options, podipc_error *err);
+/* Stops the control thread, leaves the directory; the caller then settles its
+ * links. True the first time. */
+bool pdi_endpoint_close(struct pdi_endpoint *ep);
+/* Releases what is left. After close, with no link left. */
+void pdi_endpoint_free(struct pdi_endpoint *ep);
+
+/* Calls attempt(arg) until it returns something other than -EAGAIN or `until` has
+ * passed: at once, then spinning, then asleep. The lock is not held by the caller. */
+int pdi_endpoint_wait(struct pdi_endpoint *ep, int (*attempt)(void *), void *arg, int64_t until);
+/* Wakes this endpoint's own sleepers. */
+void pdi_endpoint_wake(struct pdi_endpoint *ep);
+/* Wakes the peer if it sleeps; call after publishing. */
+static inline void pdi_link_call(struct pdi_endpoint *ep, struct pdi_link *link)
+{
+    pdi_bell_call(link->door.map, link->bell.map, ep->wait == PODIPC_WAIT_SEMAPHORE);
+}
+/* Is this process a forked child that the endpoint does not belong to? */
+static inline bool pdi_endpoint_forked(struct pdi_endpoint *ep)
+{
+    return atomic_load_explicit(&ep->fork.forked, memory_order_relaxed) != 0;
+}
+int pdi_endpoint_forked_error(podipc_error *err);
+int pdi_endpoint_closed_error(podipc_error *err);
+/* Takes the complaint, if there is one: its code, else 0. Lock held. */
+int pdi_endpoint_complaint(struct pdi_endpoint *ep, podipc_error *err);
+void pdi_endpoint_explain(struct pdi_endpoint *ep, char *text, size_t cap);
+
+/* ---- shm_control.c ---- */
+void *pdi_control_main(void *endpoint);
+/* Adds to / removes from the table. Lock held. False: full. */
+bool pdi_link_add(struct pdi_endpoint *ep, struct pdi_link *link);
+void pdi_link_remove(struct pdi_endpoint *ep, struct pdi_link *link);
+/* Frees what the common part holds. */
+void pdi_link_clear(struct pdi_link *link);
+/* Sends a packet without a body. */
+int pdi_link_packet(struct pdi_link *link, enum pdi_packet_kind kind, uint32_t arena,
+                    uint64_t size, int fd);
+
+/* ---- the sender ---- */
+struct pdi_ticket {
+    uint32_t chunk; /* PDI_NONE: free */
+    uint32_t generation;
+    uint32_t next; /* free list */
+};
+
+struct pdi_tx_link {
+    struct pdi_link link;
+    struct pdi_memfd ring_memory, returns_memory;
+    struct pdi_ring_tx ring;
+    struct pdi_ticket tickets[PDI_RETURN_SLOTS];
+    uint32_t ticket_free;  /* head of the free list */
+    uint32_t ticket_count; /* ever used; the rest of the table is untouched */
+    uint32_t out;          /* tickets in use */
+    uint32_t known[PDI_ARENAS]; /* arena id + 1 announced for each slot; 0: none */
+    uint32_t pending;      /* latest: chunk that waits for room, or PDI_NONE */
+    struct pdi_descriptor pending_descriptor;
+};
+
+struct pdi_orphan {
+    struct pdi_descriptor descriptor;
+    uint32_t chunk;
+};
+
+struct pdi_shm_sender {
+    podipc_sender base;
+    struct pdi_endpoint ep;
+    struct pdi_pool pool;
+    struct pdi_memfd memory[PDI_ARENAS];
+    struct pdi_copy_plan copy;
+    struct pdi_orphan *orphans; /* messages left untaken by receivers that are gone */
+    uint32_t orphan_count, orphan_cap;
+    uint64_t max_bytes;
+    uint64_t deaths_to_report;
+    uint32_t turn; /* where to begin looking for a receiver */
+    podipc_stats stats;
+};
+
+static inline struct pdi_tx_link *pdi_tx(struct pdi_link *link)
+{
+    return (struct pdi_tx_link *)(void *)link;
+}
+static inline void *pdi_chunk_data(struct pdi_shm_sender *tx, uint32_t chunk)
+{
+    const struct pdi_chunk *c = &tx->pool.chunks[chunk];
+    return (char *)tx->memory[c->arena].map + c->offset;
+}
+
+/* ---- shm_memory.c; lock held in all ---- */
+/* A chunk for n bytes with one reference. -EAGAIN: the budget is used up for now. */
+int pdi_sender_take(struct pdi_shm_sender *tx, uint64_t n, uint32_t *chunk, podipc_error *err);
+/* Makes sure the peer has the arena of this chunk. -EAGAIN: it does not read. */
+int pdi_sender_announce(struct pdi_shm_sender *tx, struct pdi_tx_link *link, uint32_t chunk);
+/* Unmaps every arena that no loan is in; with `all`, every one. */
+void pdi_sender_unmap(struct pdi_shm_sender *tx, bool all);
+/* Reads what the receivers let go. */
+void pdi_sender_collect(struct pdi_shm_sender *tx);
+
+#endif

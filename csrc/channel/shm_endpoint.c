@@ -1,0 +1,266 @@
+#include "shm.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "../platform/cgroup.h"
+#include "../platform/random.h"
+
+/* Spinning pays as long as it is shorter than what a sleep and a wake-up cost,
+ * about 50 us. Where it did not pay lately, only a fraction is tried. */
+#define SPIN_MAX 50000
+#define SPIN_MIN 2000
+
+/* In a forked child: the parent's death must not be hidden by our copies. */
+static void in_child(void *arg)
+{
+    struct pdi_endpoint *ep = arg;
+    pdi_close(&ep->listener);
+    pdi_close(&ep->inotify);
+    pdi_close(&ep->stop);
+    for (uint32_t i = 0; i < ep->link_count; i++)
+        pdi_close(&ep->links[i]->sock);
+}
+
+static int join_directory(struct pdi_endpoint *ep, podipc_error *err)
+{
+    int rc = 0;
+    (void)snprintf(ep->name, sizeof ep->name, "%s.%016llx",
+                   ep->role->role == PDI_ROLE_SENDER ? "tx" : "rx", (unsigned long long)ep->id);
+    /* The last one to leave removes the directory, perhaps just now: then again. */
+    for (int tries = 0; tries < 16; tries++) {
+        rc = pdi_place_open(ep->path, ep->mode, &ep->dir, err);
+        if (rc < 0)
+            return rc;
+        rc = pdi_place_watch(ep->dir, &ep->inotify);
+        if (rc < 0)
+            return pdi_fail(err, rc, "inotify_init1",
+                            "could not watch the channel directory %s: see the limits in "
+                            "/proc/sys/fs/inotify and RLIMIT_NOFILE",
+                            ep->path);
+        rc = pdi_place_listen(ep->dir, ep->name, ep->mode, &ep->listener, err);
+        if (rc != -ENOENT)
+            return rc;
+        pdi_close(&ep->inotify);
+        pdi_close(&ep->dir);
+    }
+    return rc;
+}
+
+static int start_control(struct pdi_endpoint *ep, podipc_error *err)
+{
+    /* Signals are for the threads of the user. */
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int rc = -pthread_create(&ep->control, NULL, pdi_control_main, ep);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (rc < 0)
+        return pdi_fail(err, rc, "pthread_create", "could not start the control thread");
+    ep->control_runs = true;
+    return 0;
+}
+
+int pdi_endpoint_open(struct pdi_endpoint *ep, const struct pdi_role_ops *role,
+                      const podipc_options *options, podipc_error *err)
+{
+    int rc;
+    ep->role = role;
+    ep->dir = ep->listener = ep->inotify = ep->stop = -1;
+    ep->door_memory.fd = ep->bell_memory.fd = -1;
+    ep->mode = options->mode;
+    ep->wait = options->wait;
+    ep->flags = (options->broadcast ? PDI_BROADCAST : 0u) | (options->latest ? PDI_LATEST : 0u);
+    ep->id = pdi_random64();
+    ep->rescan = true;
+    ep->can_spin = options->wait == PODIPC_WAIT_SPIN ||
+                   (options->wait == PODIPC_WAIT_ADAPTIVE && pdi_cpus() >= 2);
+    ep->spin_ns = SPIN_MAX;
+    pthread_mutex_init(&ep->lock, NULL);
+    bool semaphore = options->wait == PODIPC_WAIT_SEMAPHORE;
+    ep->path = strdup(options->path);
+    if (!ep->path) {
+        rc = pdi_fail(err, -ENOMEM, "malloc", "could not copy the path of the channel");
+        goto err;
+    }
+    rc = pdi_memfd_create("podipc-door", sizeof *ep->door, true, false, &ep->door_memory, err);
+    if (rc < 0)
+        goto err;
+    rc = pdi_memfd_create("podipc-bell", sizeof *ep->bell, true, true, &ep->bell_memory, err);
+    if (rc < 0)
+        goto err;
+    ep->door = ep->door_memory.map;
+    ep->bell = ep->bell_memory.map;
+    rc = pdi_bell_init(ep->bell, semaphore);
+    if (rc < 0) {
+        (void)pdi_fail(err, rc, "sem_init", "could not make a semaphore");
+        goto err;
+    }
+    rc = pdi_alarm_open(&ep->stop);
+    if (rc < 0) {
+        (void)pdi_fail(err, rc, "eventfd", "could not make an event descriptor");
+        goto err;
+    }
+    rc = join_directory(ep, err);
+    if (rc < 0)
+        goto err;
+    rc = pdi_fork_watch(&ep->fork, in_child, ep, &ep->lock);
+    if (rc < 0) {
+        (void)pdi_fail(err, rc, "pthread_atfork", "could not watch for fork()");
+        goto err;
+    }
+    rc = start_control(ep, err);
+    if (rc < 0)
+        goto err;
+    return 0;
+err:
+    (void)pdi_endpoint_close(ep);
+    pdi_endpoint_free(ep);
+    return rc;
+}
+
+bool pdi_endpoint_close(struct pdi_endpoint *ep)
+{
+    pthread_mutex_lock(&ep->lock);
+    bool first = !ep->closed;
+    ep->closed = true;
+    pthread_mutex_unlock(&ep->lock);
+    if (!first)
+        return false;
+    if (pdi_endpoint_forked(ep))
+        return true;
+    if (ep->bell)
+        pdi_endpoint_wake(ep);
+    if (ep->control_runs) {
+        pdi_alarm(ep->stop);
+        pthread_join(ep->control, NULL);
+        ep->control_runs = false;
+    }
+    if (ep->dir >= 0)
+        pdi_place_leave(ep->path, ep->dir, ep->name);
+    pthread_mutex_lock(&ep->lock);
+    pdi_close(&ep->listener);
+    pdi_close(&ep->inotify);
+    pdi_close(&ep->stop);
+    pdi_close(&ep->dir);
+    pthread_mutex_unlock(&ep->lock);
+    return true;
+}
+
+void pdi_endpoint_free(struct pdi_endpoint *ep)
+{
+    pdi_fork_forget(&ep->fork);
+    pdi_close(&ep->dir);
+    pdi_memfd_close(&ep->door_memory);
+    pdi_memfd_close(&ep->bell_memory);
+    free(ep->path);
+    ep->path = NULL;
+    pthread_mutex_destroy(&ep->lock);
+}
+
+void pdi_endpoint_wake(struct pdi_endpoint *ep)
+{
+    pdi_bell_ring(ep->bell, ep->wait == PODIPC_WAIT_SEMAPHORE);
+}
+
+static int spin(struct pdi_endpoint *ep, int (*attempt)(void *), void *arg, int64_t until)
+{
+    int64_t length = atomic_load_explicit(&ep->spin_ns, memory_order_relaxed);
+    int64_t end = ep->wait == PODIPC_WAIT_SPIN ? until : pdi_now() + length;
+    if (end > until)
+        end = until;
+    do {
+        for (int i = 0; i < 32; i++) {
+            int rc = attempt(arg);
+            if (rc != -EAGAIN) {
+                atomic_store_explicit(&ep->spin_ns, SPIN_MAX, memory_order_relaxed);
+                return rc;
+            }
+            pdi_relax();
+        }
+    } while (pdi_now() < end);
+    length /= 2;
+    atomic_store_explicit(&ep->spin_ns, length < SPIN_MIN ? SPIN_MIN : length,
+                          memory_order_relaxed);
+    return -EAGAIN;
+}
+
+static void count_sleeper(struct pdi_endpoint *ep, bool more)
+{
+    pthread_mutex_lock(&ep->lock);
+    ep->sleepers += more ? 1u : UINT32_MAX;
+    pdi_poke32(&ep->door->asleep, ep->sleepers > 0);
+    pthread_mutex_unlock(&ep->lock);
+}
+
+int pdi_endpoint_wait(struct pdi_endpoint *ep, int (*attempt)(void *), void *arg, int64_t until)
+{
+    int rc = attempt(arg);
+    if (rc != -EAGAIN || until == 0)
+        return rc;
+    if (ep->can_spin) {
+        rc = spin(ep, attempt, arg, until);
+        if (rc != -EAGAIN)
+            return rc;
+    }
+    /* The sleeper's side of bell.h. */
+    count_sleeper(ep, true);
+    for (;;) {
+        uint32_t seen = pdi_observe32(&ep->bell->rings);
+        pdi_store_load_fence();
+        rc = attempt(arg);
+        if (rc != -EAGAIN || pdi_now() >= until)
+            break;
+        if (pdi_bell_sleep(ep->bell, ep->wait == PODIPC_WAIT_SEMAPHORE, seen, until) == -EINTR)
+            break;
+    }
+    count_sleeper(ep, false);
+    return rc;
+}
+
+int pdi_endpoint_forked_error(podipc_error *err)
+{
+    return pdi_fail(err, PODIPC_EFORKED, "",
+                    "this handle was opened before fork() and belongs to the parent: open the "
+                    "channel anew in the child");
+}
+
+int pdi_endpoint_closed_error(podipc_error *err)
+{
+    return pdi_fail(err, PODIPC_ECLOSED, "", "this handle is closed");
+}
+
+int pdi_endpoint_complaint(struct pdi_endpoint *ep, podipc_error *err)
+{
+    if (!ep->has_complaint)
+        return 0;
+    ep->has_complaint = false;
+    if (err)
+        *err = ep->complaint;
+    return ep->complaint.code;
+}
+
+void pdi_endpoint_explain(struct pdi_endpoint *ep, char *text, size_t cap)
+{
+    bool sender = ep->role->role == PDI_ROLE_SENDER;
+    pthread_mutex_lock(&ep->lock);
+    uint32_t joined = 0;
+    for (uint32_t i = 0; i < ep->link_count; i++)
+        joined += ep->links[i]->state == PDI_JOINED;
+    if (joined > 0)
+        (void)snprintf(text, cap, "%u %s%s joined.", joined, sender ? "receiver" : "sender",
+                       joined == 1 ? " has" : "s have");
+    else
+        (void)snprintf(
+            text, cap,
+            "No %s has joined. It is looked for in %s: is the other container running, does it use "
+            "the same name, and do both see the same directory? Containers of one Pod share "
+            "/dev/shm; where they do not, use a directory on a volume that both mount: "
+            "shm:///shared/NAME.%s%s",
+            sender ? "receiver" : "sender", ep->path, ep->last_refusal[0] ? " Refused: " : "",
+            ep->last_refusal);
+    pthread_mutex_unlock(&ep->lock);
+}

@@ -1,0 +1,160 @@
+/* shm_memory.c - the sender's arenas: memfds under the books of core/arena.h. */
+#include "shm.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#include "../platform/cgroup.h"
+
+static int grow_chunks(struct pdi_pool *pool, podipc_error *err)
+{
+    uint32_t cap = pool->chunk_cap ? pool->chunk_cap * 2 : 64;
+    struct pdi_chunk *more = realloc(pool->chunks, cap * sizeof *more);
+    if (!more)
+        return pdi_fail(err, -ENOMEM, "realloc", "could not grow the table of chunks");
+    pool->chunks = more;
+    pool->chunk_cap = cap;
+    return 0;
+}
+
+static void retire(struct pdi_shm_sender *tx, uint32_t slot)
+{
+    uint32_t id = tx->pool.arenas[slot].id;
+    for (uint32_t i = 0; i < tx->ep.link_count; i++) {
+        struct pdi_tx_link *link = pdi_tx(tx->ep.links[i]);
+        if (link->link.state == PDI_JOINED && link->known[slot] == id + 1)
+            /* Should the peer not read: it drops the old arena of this slot when
+             * the next one comes. */
+            (void)pdi_link_packet(&link->link, PDI_GONE, id, 0, -1);
+        link->known[slot] = 0;
+    }
+    pdi_pool_retire(&tx->pool, slot);
+    pdi_memfd_close(&tx->memory[slot]);
+}
+
+/* Makes `need` more bytes fit the budget. -EAGAIN: not before something is let go. */
+static int make_room(struct pdi_shm_sender *tx, uint64_t need)
+{
+    while (need > tx->max_bytes - tx->pool.committed || tx->pool.committed > tx->max_bytes) {
+        uint32_t idle = pdi_pool_idle(&tx->pool);
+        if (idle == PDI_NONE)
+            return -EAGAIN;
+        retire(tx, idle);
+    }
+    return 0;
+}
+
+/* What a refusal by the memory limit means: idle arenas can be given up (0: try
+ * again), tensors in flight will be (-EAGAIN), or there is no hope. */
+static int after_limit(struct pdi_shm_sender *tx, uint64_t need)
+{
+    uint32_t idle = pdi_pool_idle(&tx->pool);
+    if (idle != PDI_NONE) {
+        retire(tx, idle);
+        return 0;
+    }
+    uint64_t available = pdi_memory_available();
+    if (need > available && need - available <= tx->pool.committed)
+        return -EAGAIN;
+    return PODIPC_EMEMLIMIT;
+}
+
+static int add_arena(struct pdi_shm_sender *tx, uint64_t n, podipc_error *err)
+{
+    uint64_t page = pdi_page_size();
+    uint64_t size = pdi_pool_arena_size(&tx->pool, n);
+    bool whole = n <= PDI_SMALL_CHUNK;
+    size = (size + page - 1) & ~(page - 1);
+    if (whole && size > tx->max_bytes)
+        size = (n * 2 + page - 1) & ~(page - 1);
+    for (;;) {
+        int rc = whole ? make_room(tx, size) : 0;
+        if (rc < 0)
+            return rc;
+        uint32_t slot = pdi_pool_next_slot(&tx->pool);
+        if (slot == PDI_NONE) {
+            uint32_t idle = pdi_pool_idle(&tx->pool);
+            if (idle == PDI_NONE)
+                return -EAGAIN;
+            retire(tx, idle);
+            continue;
+        }
+        rc = pdi_memfd_create("podipc-arena", size, whole, false, &tx->memory[slot], err);
+        if (rc == PODIPC_EMEMLIMIT) {
+            rc = after_limit(tx, size);
+            if (rc == 0)
+                continue;
+        }
+        if (rc < 0)
+            return rc;
+        (void)pdi_pool_add(&tx->pool, n, size, whole);
+        return 0;
+    }
+}
+
+static int commit(struct pdi_shm_sender *tx, uint32_t chunk, uint64_t n, podipc_error *err)
+{
+    uint64_t offset = 0;
+    uint64_t more = pdi_pool_uncommitted(&tx->pool, chunk, n, pdi_page_size(), &offset);
+    while (more > 0) {
+        int rc = make_room(tx, more);
+        if (rc < 0)
+            return rc;
+        rc = pdi_memfd_commit(&tx->memory[tx->pool.chunks[chunk].arena], offset, more, err);
+        if (rc == 0) {
+            pdi_pool_committed(&tx->pool, chunk, more);
+            return 0;
+        }
+        if (rc == PODIPC_EMEMLIMIT)
+            rc = after_limit(tx, more);
+        if (rc < 0)
+            return rc;
+    }
+    return 0;
+}
+
+int pdi_sender_take(struct pdi_shm_sender *tx, uint64_t n, uint32_t *chunk, podipc_error *err)
+{
+    if (n > tx->max_bytes)
+        return pdi_fail_need(err, PODIPC_EMEMLIMIT, "", n, tx->max_bytes,
+                             "a tensor of %llu bytes does not fit the budget of this channel, "
+                             "max_bytes=%llu: pass a larger max_bytes to the sender, and see that "
+                             "resources.limits.memory of its container leaves room for it",
+                             (unsigned long long)n, (unsigned long long)tx->max_bytes);
+    /* Small chunks are many: look for returned ones only when none is left. A
+     * large one should be the one that was used last, while it is warm. */
+    if (n > PDI_SMALL_CHUNK || !pdi_pool_has(&tx->pool, n))
+        pdi_sender_collect(tx);
+    int rc;
+    while ((rc = pdi_pool_take(&tx->pool, n, chunk)) < 0) {
+        rc = rc == -ENOBUFS ? grow_chunks(&tx->pool, err) : add_arena(tx, n, err);
+        if (rc < 0)
+            return rc;
+    }
+    rc = commit(tx, *chunk, n, err);
+    if (rc < 0)
+        pdi_pool_unref(&tx->pool, *chunk);
+    return rc;
+}
+
+int pdi_sender_announce(struct pdi_shm_sender *tx, struct pdi_tx_link *link, uint32_t chunk)
+{
+    uint32_t slot = tx->pool.chunks[chunk].arena;
+    const struct pdi_arena *arena = &tx->pool.arenas[slot];
+    if (link->known[slot] == arena->id + 1)
+        return 0;
+    int rc = pdi_link_packet(&link->link, PDI_ARENA, arena->id, arena->size, tx->memory[slot].fd);
+    if (rc == 0)
+        link->known[slot] = arena->id + 1;
+    return rc;
+}
+
+void pdi_sender_unmap(struct pdi_shm_sender *tx, bool all)
+{
+    for (uint32_t slot = 0; slot < PDI_ARENAS; slot++) {
+        if (!tx->pool.arenas[slot].present || (!all && tx->pool.arenas[slot].live > 0))
+            continue;
+        pdi_pool_retire(&tx->pool, slot);
+        pdi_memfd_close(&tx->memory[slot]);
+    }
+}
