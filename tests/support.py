@@ -1,0 +1,204 @@
+"""Real child processes for the tests: start, talk to, wait for, kill.
+
+A child runs a function of ``peers.py`` or a piece of code. It talks in lines:
+``say(value)`` there is ``child.hear()`` here, ``child.tell(value)`` here is
+``hear()`` there. Every wait is bounded by `PATIENCE`, which is generous: it is
+there to end a run that hangs, not to measure.
+"""
+
+import contextlib
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+TESTS = Path(__file__).parent
+ROOT = TESTS.parent
+PATIENCE = 60.0
+SESSION = f"podipc-test-{os.getpid()}"
+"""Everything a test creates in a place that others use too has this in its name."""
+
+_numbers = iter(range(1, 1_000_000))
+
+
+def unique_name(what: str = "x") -> str:
+    """A name nobody else has: neither another test nor another run on this machine."""
+    return f"{SESSION}-{next(_numbers)}-{what}"
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nobody listens on now."""
+    import socket
+
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+def eventually(condition: Callable[[], Any], what: str, patience: float = PATIENCE) -> Any:
+    """The first true value of `condition`; AssertionError if there never is one."""
+    deadline = time.monotonic() + patience
+    while True:
+        if value := condition():
+            return value
+        assert time.monotonic() < deadline, f"still not so after {patience} s: {what}"
+        time.sleep(0.005)
+
+
+@contextlib.contextmanager
+def took_at_most(seconds: float) -> Iterator[None]:
+    """The block ends in time. For promises about waits, with room for a busy machine."""
+    start = time.monotonic()
+    yield
+    took = time.monotonic() - start
+    assert took <= seconds, f"took {took:.3f} s, more than {seconds} s"
+
+
+class Child:
+    """A Python process that runs ``peers.FUNCTION(*args)`` or `code`."""
+
+    def __init__(
+        self,
+        what: str | Callable[..., object],
+        *args: object,
+        env: dict[str, str] | None = None,
+        uid: int | None = None,
+        wrapper: tuple[str, ...] = (),
+    ) -> None:
+        if callable(what):
+            run = f"import peers\npeers.{what.__name__}(*json.loads(sys.argv[1]))"
+        else:
+            run = f"import podipc\nfrom podipc import *\nargs = json.loads(sys.argv[1])\n{what}"
+        prelude = (
+            f"import sys, json, os, time\nsys.path[:0] = [{str(ROOT)!r}, {str(TESTS)!r}]\n"
+            "import numpy as np\nfrom support import say, hear\n"
+        )
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  (closed by __exit__)
+        self.process = subprocess.Popen(
+            [*wrapper, sys.executable, "-X", "faulthandler", "-c", prelude + run, json.dumps(args)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+            env={**os.environ, **(env or {})},
+            user=uid,
+            group=uid,
+            extra_groups=[] if uid is not None else None,
+        )
+        self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout
+        for line in self.process.stdout:
+            self._lines.put(line)
+        self._lines.put(None)
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def errors(self) -> str:
+        """What it wrote to stderr so far."""
+        self._errors.seek(0)
+        return self._errors.read()
+
+    def hear(self, patience: float = PATIENCE) -> Any:
+        """The next value it says."""
+        try:
+            line = self._lines.get(timeout=patience)
+        except queue.Empty:
+            raise AssertionError(
+                f"the child said nothing for {patience} s\n{self.errors()}"
+            ) from None
+        if line is None:
+            self.process.wait(PATIENCE)
+            raise AssertionError(
+                f"the child ended with {self.process.returncode} without a word\n{self.errors()}"
+            )
+        try:
+            return json.loads(line)
+        except ValueError:
+            raise AssertionError(f"the child printed {line!r}\n{self.errors()}") from None
+
+    def expect(self, value: object, patience: float = PATIENCE) -> None:
+        """The next value it says is this one."""
+        heard = self.hear(patience)
+        assert heard == value, f"the child said {heard!r}, not {value!r}\n{self.errors()}"
+
+    def silent(self, seconds: float) -> bool:
+        """Whether it says nothing for that long. A value that it says is lost."""
+        try:
+            self._lines.get(timeout=seconds)
+        except queue.Empty:
+            return True
+        return False
+
+    def tell(self, value: object) -> None:
+        assert self.process.stdin
+        self.process.stdin.write(json.dumps(value) + "\n")
+        self.process.stdin.flush()
+
+    def signal(self, number: int) -> None:
+        self.process.send_signal(number)
+
+    def kill(self) -> None:
+        """SIGKILL, and wait until it is gone."""
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait(PATIENCE)
+
+    def end(self, status: int = 0) -> None:
+        """It ends by itself, with that exit status."""
+        assert self.process.stdin
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
+        try:
+            self.process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"the child does not end\n{self.errors()}") from None
+        assert self.process.returncode == status, (
+            f"the child ended with {self.process.returncode}\n{self.errors()}"
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self.process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                self.process.send_signal(signal.SIGCONT)
+            self.kill()
+        self._reader.join(PATIENCE)
+        for stream in (self.process.stdin, self.process.stdout, self._errors):
+            if stream:
+                with contextlib.suppress(BrokenPipeError):
+                    stream.close()
+
+
+def say(value: object) -> None:
+    """In a child: a line for the test."""
+    sys.stdout.write(json.dumps(value) + "\n")
+    sys.stdout.flush()
+
+
+def hear() -> Any:
+    """In a child: the next value the test tells; ends the child when the test is gone."""
+    line = sys.stdin.readline()
+    if not line:
+        raise SystemExit(0)
+    return json.loads(line)
