@@ -29,7 +29,8 @@
 #include "channel.h"
 
 enum { PDI_LINKS = 256, PDI_REFUSED = 16 }; /* peers of one endpoint, coming and going included */
-#define PDI_GREETING_NS INT64_C(5000000000) /* a peer that has not shaken hands by then is dropped */
+#define PDI_GREETING_NS                                                                            \
+    INT64_C(5000000000) /* a peer that has not shaken hands by then is dropped */
 
 enum pdi_link_state {
     PDI_GREETING, /* connected, hands not shaken */
@@ -42,11 +43,11 @@ enum pdi_link_state {
 struct pdi_link {
     enum pdi_link_state state;
     bool said_bye;
-    int sock;        /* -1: hung up */
-    int64_t deadline; /* of the greeting */
+    int sock;            /* -1: hung up */
+    int64_t deadline;    /* of the greeting */
     char name[PDI_NAME]; /* of the peer's socket, where we connected to it; else "" */
     struct pdi_peer peer;
-    struct pdi_hello hello; /* what it said */
+    struct pdi_hello hello;      /* what it said */
     struct pdi_memfd door, bell; /* the peer's */
 };
 
@@ -97,18 +98,18 @@ struct pdi_endpoint {
     struct pdi_door *door;
     struct pdi_bell *bell;
     uint32_t sleepers;
-    bool can_spin;             /* not under a quota below two processors */
-    _Atomic int64_t spin_ns;   /* how long spinning has been worth it lately */
+    bool can_spin;           /* not under a quota below two processors */
+    _Atomic int64_t spin_ns; /* how long spinning has been worth it lately */
 
     struct pdi_link *links[PDI_LINKS];
     uint32_t link_count;
 
     podipc_error complaint; /* a peer that could not join, reported once */
     bool has_complaint;
-    char last_refusal[256]; /* for explain() */
+    char last_refusal[256];              /* for explain() */
     char refused[PDI_REFUSED][PDI_NAME]; /* names not to be tried again */
     uint32_t refused_count;
-    uint64_t died;          /* peers */
+    uint64_t died; /* peers */
 };
 
 /* ---- shm_endpoint.c ---- */
@@ -151,8 +152,8 @@ void pdi_link_remove(struct pdi_endpoint *ep, struct pdi_link *link);
 /* Frees what the common part holds. */
 void pdi_link_clear(struct pdi_link *link);
 /* Sends a packet without a body. */
-int pdi_link_packet(struct pdi_link *link, enum pdi_packet_kind kind, uint32_t arena,
-                    uint64_t size, int fd);
+int pdi_link_packet(struct pdi_link *link, enum pdi_packet_kind kind, uint32_t arena, uint64_t size,
+                    int fd);
 
 /* ---- the sender ---- */
 struct pdi_ticket {
@@ -166,11 +167,11 @@ struct pdi_tx_link {
     struct pdi_memfd ring_memory, returns_memory;
     struct pdi_ring_tx ring;
     struct pdi_ticket tickets[PDI_RETURN_SLOTS];
-    uint32_t ticket_free;  /* head of the free list */
-    uint32_t ticket_count; /* ever used; the rest of the table is untouched */
-    uint32_t out;          /* tickets in use */
+    uint32_t ticket_free;       /* head of the free list */
+    uint32_t ticket_count;      /* ever used; the rest of the table is untouched */
+    uint32_t out;               /* tickets in use */
     uint32_t known[PDI_ARENAS]; /* arena id + 1 announced for each slot; 0: none */
-    uint32_t pending;      /* latest: chunk that waits for room, or PDI_NONE */
+    uint32_t pending;           /* latest: chunk that waits for room, or PDI_NONE */
     struct pdi_descriptor pending_descriptor;
 };
 

@@ -12,7 +12,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#define TICK_MS 5
+#define TICK_MS  5
 #define ALONE_MS 500 /* look again without being told, while nobody has joined */
 
 bool pdi_link_add(struct pdi_endpoint *ep, struct pdi_link *link)
@@ -39,12 +39,14 @@ void pdi_link_clear(struct pdi_link *link)
     pdi_memfd_close(&link->bell);
 }
 
-int pdi_link_packet(struct pdi_link *link, enum pdi_packet_kind kind, uint32_t arena,
-                    uint64_t size, int fd)
+int pdi_link_packet(struct pdi_link *link, enum pdi_packet_kind kind, uint32_t arena, uint64_t size,
+                    int fd)
 {
-    struct pdi_packet packet = {
-        .magic = PDI_MAGIC, .protocol = PDI_PROTOCOL, .kind = (uint16_t)kind, .arena = arena,
-        .size = size};
+    struct pdi_packet packet = {.magic = PDI_MAGIC,
+                                .protocol = PDI_PROTOCOL,
+                                .kind = (uint16_t)kind,
+                                .arena = arena,
+                                .size = size};
     return pdi_packet_send(link->sock, &packet, sizeof packet, &fd, fd >= 0 ? 1 : 0);
 }
 

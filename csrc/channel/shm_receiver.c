@@ -34,9 +34,9 @@ struct shm_receiver {
     podipc_receiver base;
     struct pdi_endpoint ep;
     uint32_t turn;
-    bool ended; /* the sender that left last closed in order */
-    uint32_t lingering; /* settled links with messages out */
-    podipc_message stash;   /* latest: in hand while a newer one is on its way */
+    bool ended;           /* the sender that left last closed in order */
+    uint32_t lingering;   /* settled links with messages out */
+    podipc_message stash; /* latest: in hand while a newer one is on its way */
     bool stashed;
     int64_t nudged_at; /* when the newer one was asked for; 0: not asked */
     podipc_stats stats;
@@ -301,8 +301,7 @@ static void move_message(podipc_message *to, const podipc_message *from)
 static bool newer_is_coming(struct shm_receiver *rx, const podipc_message *message)
 {
     struct rx_link *link = message->owner;
-    if (link->settled || link->link.state != PDI_JOINED ||
-        !pdi_peek32(&link->ring.ring->pending))
+    if (link->settled || link->link.state != PDI_JOINED || !pdi_peek32(&link->ring.ring->pending))
         return false;
     int64_t now = pdi_now();
     if (rx->nudged_at == 0) {
@@ -351,9 +350,9 @@ static int recv_attempt(void *arg)
     struct attempt *a = arg;
     struct shm_receiver *rx = a->rx;
     pthread_mutex_lock(&rx->ep.lock);
-    int rc = rx->ep.closed                    ? pdi_endpoint_closed_error(a->err)
+    int rc = rx->ep.closed               ? pdi_endpoint_closed_error(a->err)
              : rx->ep.flags & PDI_LATEST ? receive_latest(rx, a->out, a->err)
-                                              : receive(rx, a->out, a->err);
+                                         : receive(rx, a->out, a->err);
     if (rc == 0) {
         rx->stats.messages++;
         rx->stats.bytes += a->out->tensor.nbytes;

@@ -76,9 +76,8 @@ static void drop(struct pdi_link *l)
 static int own_fd(struct pdi_link *l)
 {
     struct pdi_tx_link *link = pdi_tx(l);
-    if (!link->ring_memory.map &&
-        pdi_memfd_create("podipc-ring", sizeof(struct pdi_ring), true, false, &link->ring_memory,
-                         NULL) < 0)
+    if (!link->ring_memory.map && pdi_memfd_create("podipc-ring", sizeof(struct pdi_ring), true,
+                                                   false, &link->ring_memory, NULL) < 0)
         return -1;
     link->ring.ring = link->ring_memory.map;
     return link->ring_memory.fd;
@@ -188,7 +187,8 @@ static struct pdi_tx_link *choose(struct pdi_shm_sender *tx)
         struct pdi_tx_link *link = pdi_tx(tx->ep.links[(tx->turn + i) % n]);
         if (link->link.state == PDI_JOINED)
             (void)pdi_ring_refresh(&link->ring);
-        if (has_room(link) && (!best || pdi_ring_untaken(&link->ring) < pdi_ring_untaken(&best->ring)))
+        if (has_room(link) &&
+            (!best || pdi_ring_untaken(&link->ring) < pdi_ring_untaken(&best->ring)))
             best = link;
     }
     tx->turn++;
@@ -248,8 +248,7 @@ static int publish_all(struct pdi_shm_sender *tx, uint32_t chunk, struct pdi_des
         struct pdi_tx_link *link = pdi_tx(tx->ep.links[i]);
         if (link->link.state != PDI_JOINED)
             continue;
-        if (!is_latest(link) &&
-            (!has_room(link) || pdi_sender_announce(tx, link, chunk) < 0))
+        if (!is_latest(link) && (!has_room(link) || pdi_sender_announce(tx, link, chunk) < 0))
             return -EAGAIN;
         joined++;
     }

@@ -130,11 +130,12 @@ typedef struct podipc_sending {
  * a sender can have outstanding is limited. May be copied as a struct when
  * `tensor.type` is then set to the copy's own `short_type` where it was there. */
 typedef struct podipc_message {
-    podipc_tensor tensor; /* `type` is valid until release, its bytes may change: copy, then check */
-    const void *data;     /* read-only, PODIPC_TENSOR_ALIGN-aligned */
+    podipc_tensor
+        tensor;       /* `type` is valid until release, its bytes may change: copy, then check */
+    const void *data; /* read-only, PODIPC_TENSOR_ALIGN-aligned */
     bool scarce;
-    uint64_t sender;     /* which sender it came from; one number a sender */
-    void *owner;         /* the channel's, as all below */
+    uint64_t sender; /* which sender it came from; one number a sender */
+    void *owner;     /* the channel's, as all below */
     uint64_t id;
     uint32_t place;
     char short_type[28]; /* where `tensor.type` may point */

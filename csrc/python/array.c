@@ -6,7 +6,8 @@
 
 void pd_type_cache_clear(pd_type_cache *cache)
 {
-    Py_CLEAR(cache->descr);
+    Py_XDECREF((PyObject *)cache->descr);
+    cache->descr = NULL;
     Py_CLEAR(cache->text);
 }
 
@@ -14,10 +15,10 @@ static void remember(pd_type_cache *cache, PyArray_Descr *descr, PyObject *text)
 {
     PyArray_Descr *old_descr = cache->descr;
     PyObject *old_text = cache->text;
-    Py_INCREF(descr);
+    Py_INCREF((PyObject *)descr);
     cache->descr = descr;
     cache->text = Py_NewRef(text);
-    Py_XDECREF(old_descr);
+    Py_XDECREF((PyObject *)old_descr);
     Py_XDECREF(old_text);
 }
 
@@ -39,13 +40,37 @@ PyArrayObject *pd_as_array(pd_state *st, PyObject *object)
     if (PyArray_CheckExact(object))
         return (PyArrayObject *)Py_NewRef(object);
     PyObject *convert = from_tensors(&st->as_array, "as_array");
-    PyObject *array = convert ? PyObject_CallOneArg(convert, object) : NULL;
+    PyObject *array = convert ? PyObject_CallFunctionObjArgs(convert, object, NULL) : NULL;
     if (array && !PyArray_Check(array)) {
-        Py_DECREF(array);
+        Py_DECREF((PyObject *)array);
         PyErr_SetString(PyExc_SystemError, "podipc.tensors.as_array() gave no array");
         return NULL;
     }
     return (PyArrayObject *)array;
+}
+
+int pd_shape(PyObject *object, npy_intp shape[PODIPC_MAX_DIMS])
+{
+    if (PyIndex_Check(object)) {
+        shape[0] = PyNumber_AsSsize_t(object, PyExc_ValueError);
+        return shape[0] == -1 && PyErr_Occurred() ? -1 : 1;
+    }
+    Py_ssize_t ndim = PySequence_Size(object);
+    if (ndim < 0)
+        return -1;
+    if (ndim > PODIPC_MAX_DIMS) {
+        PyErr_Format(PyExc_ValueError, "a tensor may have %d dimensions at most, not %zd",
+                     PODIPC_MAX_DIMS, ndim);
+        return -1;
+    }
+    for (Py_ssize_t i = 0; i < ndim; i++) {
+        PyObject *item = PySequence_GetItem(object, i);
+        shape[i] = item ? PyNumber_AsSsize_t(item, PyExc_ValueError) : -1;
+        Py_XDECREF(item);
+        if (shape[i] == -1 && PyErr_Occurred())
+            return -1;
+    }
+    return (int)ndim;
 }
 
 int pd_describe(pd_state *st, pd_type_cache *cache, PyArray_Descr *descr, int ndim,
@@ -53,7 +78,8 @@ int pd_describe(pd_state *st, pd_type_cache *cache, PyArray_Descr *descr, int nd
 {
     if (descr != cache->descr) {
         PyObject *encode = from_tensors(&st->encode_dtype, "encode_dtype");
-        PyObject *text = encode ? PyObject_CallOneArg(encode, (PyObject *)descr) : NULL;
+        PyObject *text =
+            encode ? PyObject_CallFunctionObjArgs(encode, (PyObject *)descr, NULL) : NULL;
         if (!text)
             return -1;
         if (!PyBytes_Check(text) || PyBytes_Size(text) > UINT16_MAX) {
@@ -97,14 +123,14 @@ static PyArray_Descr *descr_of(pd_state *st, pd_type_cache *cache, const podipc_
 {
     if (cache->text && (size_t)PyBytes_Size(cache->text) == t->type_len &&
         memcmp(PyBytes_AsString(cache->text), t->type, t->type_len) == 0) {
-        Py_INCREF(cache->descr);
+        Py_INCREF((PyObject *)cache->descr);
         return cache->descr;
     }
     /* The text may lie in memory that its writer can still change: from here on
      * only this copy counts. */
     PyObject *text = PyBytes_FromStringAndSize(t->type, (Py_ssize_t)t->type_len);
     PyObject *decode = text ? from_tensors(&st->decode_dtype, "decode_dtype") : NULL;
-    PyObject *descr = decode ? PyObject_CallOneArg(decode, text) : NULL;
+    PyObject *descr = decode ? PyObject_CallFunctionObjArgs(decode, text, NULL) : NULL;
     if (descr && !PyArray_DescrCheck(descr)) {
         PyErr_SetString(PyExc_SystemError, "podipc.tensors.decode_dtype() gave no dtype");
         Py_CLEAR(descr);
@@ -124,8 +150,8 @@ static bool size_agrees(const podipc_tensor *t, PyArray_Descr *descr)
     return nbytes == t->nbytes;
 }
 
-PyArrayObject *pd_array_over(pd_state *st, pd_type_cache *cache, const podipc_tensor *t,
-                             void *data, bool writable, PyObject *base)
+PyArrayObject *pd_array_over(pd_state *st, pd_type_cache *cache, const podipc_tensor *t, void *data,
+                             bool writable, PyObject *base)
 {
     PyArray_Descr *descr = descr_of(st, cache, t);
     if (!descr) {
@@ -136,7 +162,7 @@ PyArrayObject *pd_array_over(pd_state *st, pd_type_cache *cache, const podipc_te
     for (uint32_t i = 0; i < t->ndim; i++)
         shape[i] = (npy_intp)t->shape[i];
     if (!size_agrees(t, descr)) {
-        Py_DECREF(descr);
+        Py_DECREF((PyObject *)descr);
         Py_DECREF(base);
         pd_raise_text(st, PD_CORRUPT_SEGMENT,
                       "the sender announced a tensor whose dtype, shape and size do not agree");
@@ -145,14 +171,14 @@ PyArrayObject *pd_array_over(pd_state *st, pd_type_cache *cache, const podipc_te
     int flags = writable ? NPY_ARRAY_WRITEABLE : 0;
     if (t->flags & PODIPC_FORTRAN)
         flags |= NPY_ARRAY_F_CONTIGUOUS;
-    PyArrayObject *array = (PyArrayObject *)PyArray_NewFromDescr(
-        &PyArray_Type, descr, (int)t->ndim, shape, NULL, data, flags, NULL);
+    PyArrayObject *array = (PyArrayObject *)PyArray_NewFromDescr(&PyArray_Type, descr, (int)t->ndim,
+                                                                 shape, NULL, data, flags, NULL);
     if (!array) {
         Py_DECREF(base);
         return NULL;
     }
     if (PyArray_SetBaseObject(array, base) < 0) {
-        Py_DECREF(array);
+        Py_DECREF((PyObject *)array);
         return NULL;
     }
     return array;

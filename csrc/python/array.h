@@ -17,6 +17,11 @@ void pd_type_cache_clear(pd_type_cache *cache);
  * one, else what podipc.tensors.as_array() makes of it. NULL: UnsupportedTensor. */
 PyArrayObject *pd_as_array(pd_state *st, PyObject *object);
 
+/* Reads a shape= argument, an integer or a sequence of them. The number of
+ * dimensions, or -1 with TypeError or ValueError set. (NumPy's converter gives
+ * memory that cannot be freed through the stable ABI.) */
+int pd_shape(PyObject *object, npy_intp shape[PODIPC_MAX_DIMS]);
+
 /* Fills in *t for an array of this dtype and shape in C order; t->type lives as
  * long as the cache is not used again. -1: UnsupportedTensor. */
 int pd_describe(pd_state *st, pd_type_cache *cache, PyArray_Descr *descr, int ndim,
@@ -24,7 +29,7 @@ int pd_describe(pd_state *st, pd_type_cache *cache, PyArray_Descr *descr, int nd
 
 /* A new array over the message's bytes at `data`, whose base is `base` (stolen,
  * also on failure). Checks that dtype, shape and size agree: CorruptSegment. */
-PyArrayObject *pd_array_over(pd_state *st, pd_type_cache *cache, const podipc_tensor *t,
-                             void *data, bool writable, PyObject *base);
+PyArrayObject *pd_array_over(pd_state *st, pd_type_cache *cache, const podipc_tensor *t, void *data,
+                             bool writable, PyObject *base);
 
 #endif

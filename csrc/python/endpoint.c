@@ -29,8 +29,8 @@ static int index_of(pd_state *st, const char *what, const char *word, const char
 int pd_options(pd_state *st, PyObject *args, PyObject *kwargs, bool receiver,
                podipc_options *options, PyObject **address)
 {
-    static const char *const sender_names[] = {"address",   "method",    "path", "port", "wait",
-                                               "mode",      "max_bytes", "broadcast", NULL};
+    static const char *const sender_names[] = {"address", "method",    "path",      "port", "wait",
+                                               "mode",    "max_bytes", "broadcast", NULL};
     static const char *const receiver_names[] = {"address", "method", "path",      "port",
                                                  "wait",    "mode",   "max_bytes", "broadcast",
                                                  "latest",  NULL};
@@ -81,6 +81,5 @@ PyObject *pd_stats_dict(const podipc_stats *s, bool receiver)
                          s->messages, "bytes", s->bytes, "peers", s->peers, "peers_died",
                          s->peers_died, "queued", s->queued, "held", s->held, "redelivered",
                          s->redelivered, "lost_taken", s->lost_taken, "skipped", s->skipped,
-                         "unheard", s->unheard, "reserved", s->reserved, "max_bytes",
-                         s->max_bytes);
+                         "unheard", s->unheard, "reserved", s->reserved, "max_bytes", s->max_bytes);
 }

@@ -155,7 +155,7 @@ static PyObject *raise_with(pd_state *st, enum pd_exception which, PyObject *tex
 {
     if (!text)
         return NULL;
-    PyObject *exception = PyObject_CallOneArg(st->exceptions[which], text);
+    PyObject *exception = PyObject_CallFunctionObjArgs(st->exceptions[which], text, NULL);
     Py_DECREF(text);
     if (!exception)
         return NULL;

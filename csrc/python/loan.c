@@ -16,7 +16,7 @@ LoanedObject *pd_loaned_of(pd_state *st, PyArrayObject *array)
 
 static void loaned_dealloc(LoanedObject *self)
 {
-    PyTypeObject *type = Py_TYPE(self);
+    PyTypeObject *type = Py_TYPE((PyObject *)self);
     if (self->sent)
         podipc_loan_let_go(self->sender->tx, &self->loan);
     else
@@ -36,16 +36,14 @@ static PyType_Slot loaned_slots[] = {
 PyType_Spec pd_loaned_spec = {
     .name = "podipc._core.Loaned",
     .basicsize = sizeof(LoanedObject),
-    .flags =
-        Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION,
     .slots = loaned_slots,
 };
 
 /* ---- with tx.loan(shape, dtype) as out: ... ---- */
 
 typedef struct {
-    PyObject_HEAD
-    SenderObject *sender;
+    PyObject_HEAD SenderObject *sender;
     PyArray_Descr *descr;
     PyObject *timeout; /* NULL: None */
     PyObject *array;   /* inside of the block */
@@ -53,37 +51,32 @@ typedef struct {
     npy_intp shape[PODIPC_MAX_DIMS];
 } LoanObject;
 
-PyObject *pd_loan_new(SenderObject *sender, PyArray_Descr *descr, PyArray_Dims *dims,
+PyObject *pd_loan_new(SenderObject *sender, PyArray_Descr *descr, int ndim, const npy_intp *shape,
                       PyObject *timeout)
 {
-    if (dims->len > PODIPC_MAX_DIMS) {
-        PyErr_Format(PyExc_ValueError, "a tensor may have %d dimensions at most", PODIPC_MAX_DIMS);
-        return NULL;
-    }
     LoanObject *self = PyObject_New(LoanObject, sender->st->types[PD_LOAN]);
     if (!self)
         return NULL;
     self->sender = (SenderObject *)Py_NewRef((PyObject *)sender);
-    Py_INCREF(descr);
+    Py_INCREF((PyObject *)descr);
     self->descr = descr;
     self->timeout = Py_XNewRef(timeout);
     self->array = NULL;
-    self->ndim = dims->len;
-    memcpy(self->shape, dims->ptr, (size_t)dims->len * sizeof *dims->ptr);
+    self->ndim = ndim;
+    memcpy(self->shape, shape, (size_t)ndim * sizeof *shape);
     return (PyObject *)self;
 }
 
 static PyObject *loan_enter(LoanObject *self, PyObject *Py_UNUSED(ignored))
 {
     int64_t deadline;
-    PyArray_Dims dims = {self->shape, self->ndim};
     if (self->array) {
         PyErr_SetString(PyExc_RuntimeError, "this loan's block has already been entered");
         return NULL;
     }
     if (pd_deadline(self->timeout, &deadline) < 0)
         return NULL;
-    self->array = pd_sender_empty(self->sender, self->descr, &dims, deadline);
+    self->array = pd_sender_empty(self->sender, self->descr, self->ndim, self->shape, deadline);
     return Py_XNewRef(self->array);
 }
 
@@ -106,16 +99,16 @@ static PyObject *loan_exit(LoanObject *self, PyObject *args)
         reached = -1;
     else
         reached = pd_sender_send(self->sender, array, deadline);
-    Py_DECREF(array);
+    Py_DECREF((PyObject *)array);
     return reached < 0 ? NULL : Py_NewRef(Py_None);
 }
 
 static void loan_dealloc(LoanObject *self)
 {
-    PyTypeObject *type = Py_TYPE(self);
+    PyTypeObject *type = Py_TYPE((PyObject *)self);
     Py_XDECREF(self->array);
     Py_XDECREF(self->timeout);
-    Py_DECREF(self->descr);
+    Py_DECREF((PyObject *)self->descr);
     Py_DECREF((PyObject *)self->sender);
     freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
     release(self);
@@ -139,7 +132,6 @@ static PyType_Slot loan_slots[] = {
 PyType_Spec pd_loan_spec = {
     .name = "podipc._core.Loan",
     .basicsize = sizeof(LoanObject),
-    .flags =
-        Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION,
     .slots = loan_slots,
 };

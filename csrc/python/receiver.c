@@ -8,8 +8,7 @@
 #include "types.h"
 
 typedef struct {
-    PyObject_HEAD
-    pd_state *st;
+    PyObject_HEAD pd_state *st;
     podipc_receiver *rx;
     PyObject *address;
     pd_type_cache types;
@@ -19,8 +18,7 @@ typedef struct {
 /* ---- the base of a received array: gives the memory back when it goes ---- */
 
 typedef struct {
-    PyObject_HEAD
-    ReceiverObject *receiver;
+    PyObject_HEAD ReceiverObject *receiver;
     void *priv; /* the copy-on-write mapping, or NULL */
     /* What podipc_release() needs of the message. */
     const void *data;
@@ -31,7 +29,7 @@ typedef struct {
 
 static void received_dealloc(ReceivedObject *self)
 {
-    PyTypeObject *type = Py_TYPE(self);
+    PyTypeObject *type = Py_TYPE((PyObject *)self);
     podipc_message message; /* not zeroed: half a KiB that nobody reads */
     message.data = self->data;
     message.owner = self->owner;
@@ -56,8 +54,7 @@ static PyType_Slot received_slots[] = {
 PyType_Spec pd_received_spec = {
     .name = "podipc._core.Received",
     .basicsize = sizeof(ReceivedObject),
-    .flags =
-        Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION,
     .slots = received_slots,
 };
 
@@ -149,7 +146,7 @@ static PyObject *receive(ReceiverObject *self, int64_t deadline, bool copy, bool
     if (!array || !(copy || scarce))
         return array;
     PyObject *own = (PyObject *)PyArray_NewCopy((PyArrayObject *)array, NPY_KEEPORDER);
-    Py_DECREF(array);
+    Py_DECREF((PyObject *)array);
     if (own && !copy && !writable)
         PyArray_CLEARFLAGS((PyArrayObject *)own, NPY_ARRAY_WRITEABLE);
     return own;
@@ -247,12 +244,11 @@ static PyObject *receiver_new(PyTypeObject *type, PyObject *args, PyObject *kwar
     self->closed = true;
     podipc_error err;
     int rc;
-    Py_BEGIN_ALLOW_THREADS
-    rc = podipc_receiver_open(&options, &self->rx, &err);
-    Py_END_ALLOW_THREADS
-    if (rc < 0) {
+    Py_BEGIN_ALLOW_THREADS rc = podipc_receiver_open(&options, &self->rx, &err);
+    Py_END_ALLOW_THREADS if (rc < 0)
+    {
         self->rx = NULL;
-        Py_DECREF(self);
+        Py_DECREF((PyObject *)self);
         return pd_raise(st, rc, &err);
     }
     self->closed = false;
@@ -261,7 +257,7 @@ static PyObject *receiver_new(PyTypeObject *type, PyObject *args, PyObject *kwar
 
 static void receiver_dealloc(ReceiverObject *self)
 {
-    PyTypeObject *type = Py_TYPE(self);
+    PyTypeObject *type = Py_TYPE((PyObject *)self);
     if (self->rx) {
         close_receiver(self);
         podipc_receiver_free(self->rx);

@@ -53,8 +53,8 @@ static void fail(SenderObject *self, int rc, const podipc_error *err, const char
     char why[400];
     podipc_sender_explain(self->tx, why, sizeof why);
     podipc_error timeout = {.code = rc};
-    (void)snprintf(timeout.text, sizeof timeout.text,
-                   "%s of %" PRIu64 " bytes timed out. %s", what, nbytes, why);
+    (void)snprintf(timeout.text, sizeof timeout.text, "%s of %" PRIu64 " bytes timed out. %s", what,
+                   nbytes, why);
     pd_raise(self->st, rc, &timeout);
 }
 
@@ -68,8 +68,7 @@ static int check_open(SenderObject *self)
 
 /* ---- loans ---- */
 
-static int get_loan(SenderObject *self, const podipc_tensor *t, int64_t deadline,
-                    podipc_loan *loan)
+static int get_loan(SenderObject *self, const podipc_tensor *t, int64_t deadline, podipc_loan *loan)
 {
     struct loan_op op = {.tx = self->tx, .tensor = t, .loan = loan};
     int rc = pd_block(loan_step, &op, deadline, false);
@@ -79,13 +78,12 @@ static int get_loan(SenderObject *self, const podipc_tensor *t, int64_t deadline
     return -1;
 }
 
-PyObject *pd_sender_empty(SenderObject *self, PyArray_Descr *descr, PyArray_Dims *dims,
+PyObject *pd_sender_empty(SenderObject *self, PyArray_Descr *descr, int ndim, const npy_intp *shape,
                           int64_t deadline)
 {
     podipc_tensor t;
     podipc_loan loan;
-    if (check_open(self) < 0 ||
-        pd_describe(self->st, &self->types, descr, dims->len, dims->ptr, &t) < 0 ||
+    if (check_open(self) < 0 || pd_describe(self->st, &self->types, descr, ndim, shape, &t) < 0 ||
         get_loan(self, &t, deadline, &loan) < 0)
         return NULL;
     LoanedObject *loaned = PyObject_New(LoanedObject, self->st->types[PD_LOANED]);
@@ -149,8 +147,8 @@ static int64_t send_loan(SenderObject *self, LoanedObject *loaned, PyArrayObject
 /* A strided array is packed into a loan: one copy, as for any other. */
 static int64_t send_strided(SenderObject *self, PyArrayObject *array, int64_t deadline)
 {
-    PyArray_Dims dims = {PyArray_DIMS(array), PyArray_NDIM(array)};
-    PyObject *packed = pd_sender_empty(self, PyArray_DESCR(array), &dims, deadline);
+    PyObject *packed = pd_sender_empty(self, PyArray_DESCR(array), PyArray_NDIM(array),
+                                       PyArray_DIMS(array), deadline);
     if (!packed)
         return -1;
     int64_t reached = -1;
@@ -184,11 +182,10 @@ int64_t pd_sender_send(SenderObject *self, PyObject *object, int64_t deadline)
         reached = send_loan(self, loaned, array, &t, deadline);
         goto done;
     }
-    struct send_op op = {.tx = self->tx,
-                         .sending = {.tensor = &t, .data = PyArray_DATA(array)}};
+    struct send_op op = {.tx = self->tx, .sending = {.tensor = &t, .data = PyArray_DATA(array)}};
     reached = run(self, &op, deadline, t.nbytes > KEEP_GIL);
 done:
-    Py_DECREF(array);
+    Py_DECREF((PyObject *)array);
     return reached;
 }
 
@@ -205,54 +202,54 @@ static PyObject *sender_send(SenderObject *self, PyObject *const *args, Py_ssize
     return reached < 0 ? NULL : PyLong_FromLongLong(reached);
 }
 
-/* shape, dtype="float64", *, timeout=None */
+/* The arguments of empty() and loan(). */
+struct shape_arguments {
+    npy_intp shape[PODIPC_MAX_DIMS];
+    int ndim;
+    PyArray_Descr *descr; /* a new reference */
+    PyObject *timeout;    /* borrowed; NULL: not given */
+};
+
 static int shape_arguments(const char *function, PyObject *const *args, Py_ssize_t nargs,
-                           PyObject *kwnames, PyArray_Dims *dims, PyArray_Descr **descr,
-                           PyObject **timeout)
+                           PyObject *kwnames, struct shape_arguments *a)
 {
     static const char *const names[] = {"shape", "dtype", "timeout", NULL};
     PyObject *given[3];
-    dims->ptr = NULL;
-    *descr = NULL;
-    if (pd_arguments(function, names, 2, 1, args, nargs, kwnames, given) < 0 ||
-        !PyArray_IntpConverter(given[0], dims))
+    if (pd_arguments(function, names, 2, 1, args, nargs, kwnames, given) < 0)
         return -1;
-    if (!(given[1] ? PyArray_DescrConverter(given[1], descr)
-                   : (*descr = PyArray_DescrFromType(NPY_DOUBLE)) != NULL)) {
-        PyDimMem_FREE(dims->ptr);
+    a->ndim = pd_shape(given[0], a->shape);
+    a->timeout = given[2];
+    a->descr = NULL;
+    if (a->ndim < 0)
         return -1;
-    }
-    *timeout = given[2];
-    return 0;
+    if (given[1])
+        return PyArray_DescrConverter(given[1], &a->descr) ? 0 : -1;
+    a->descr = PyArray_DescrFromType(NPY_DOUBLE);
+    return a->descr ? 0 : -1;
 }
 
 static PyObject *sender_empty(SenderObject *self, PyObject *const *args, Py_ssize_t nargs,
                               PyObject *kwnames)
 {
-    PyArray_Dims dims;
-    PyArray_Descr *descr;
-    PyObject *timeout, *result = NULL;
+    struct shape_arguments a;
+    PyObject *result = NULL;
     int64_t deadline;
-    if (shape_arguments("empty", args, nargs, kwnames, &dims, &descr, &timeout) < 0)
+    if (shape_arguments("empty", args, nargs, kwnames, &a) < 0)
         return NULL;
-    if (pd_deadline(timeout, &deadline) == 0)
-        result = pd_sender_empty(self, descr, &dims, deadline);
-    Py_DECREF(descr);
-    PyDimMem_FREE(dims.ptr);
+    if (pd_deadline(a.timeout, &deadline) == 0)
+        result = pd_sender_empty(self, a.descr, a.ndim, a.shape, deadline);
+    Py_DECREF((PyObject *)a.descr);
     return result;
 }
 
 static PyObject *sender_loan(SenderObject *self, PyObject *const *args, Py_ssize_t nargs,
                              PyObject *kwnames)
 {
-    PyArray_Dims dims;
-    PyArray_Descr *descr;
-    PyObject *timeout;
-    if (shape_arguments("loan", args, nargs, kwnames, &dims, &descr, &timeout) < 0)
+    struct shape_arguments a;
+    if (shape_arguments("loan", args, nargs, kwnames, &a) < 0)
         return NULL;
-    PyObject *result = pd_loan_new(self, descr, &dims, timeout);
-    Py_DECREF(descr);
-    PyDimMem_FREE(dims.ptr);
+    PyObject *result = pd_loan_new(self, a.descr, a.ndim, a.shape, a.timeout);
+    Py_DECREF((PyObject *)a.descr);
     return result;
 }
 
@@ -329,12 +326,11 @@ static PyObject *sender_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
     self->closed = true;
     podipc_error err;
     int rc;
-    Py_BEGIN_ALLOW_THREADS
-    rc = podipc_sender_open(&options, &self->tx, &err);
-    Py_END_ALLOW_THREADS
-    if (rc < 0) {
+    Py_BEGIN_ALLOW_THREADS rc = podipc_sender_open(&options, &self->tx, &err);
+    Py_END_ALLOW_THREADS if (rc < 0)
+    {
         self->tx = NULL;
-        Py_DECREF(self);
+        Py_DECREF((PyObject *)self);
         return pd_raise(st, rc, &err);
     }
     self->closed = false;
@@ -343,7 +339,7 @@ static PyObject *sender_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
 
 static void sender_dealloc(SenderObject *self)
 {
-    PyTypeObject *type = Py_TYPE(self);
+    PyTypeObject *type = Py_TYPE((PyObject *)self);
     if (self->tx) {
         PyObject *pending_type, *pending, *trace;
         PyErr_Fetch(&pending_type, &pending, &trace);
@@ -359,9 +355,8 @@ static void sender_dealloc(SenderObject *self)
     Py_DECREF(type);
 }
 
-PyDoc_STRVAR(send_doc,
-             "send($self, /, array, timeout=None)\n--\n\n"
-             "Send one tensor; return how many receivers it was given to.");
+PyDoc_STRVAR(send_doc, "send($self, /, array, timeout=None)\n--\n\n"
+                       "Send one tensor; return how many receivers it was given to.");
 PyDoc_STRVAR(loan_doc, "loan($self, /, shape, dtype='float64', *, timeout=None)\n--\n\n"
                        "A block in which a tensor is made where it will be sent from.");
 PyDoc_STRVAR(empty_doc, "empty($self, /, shape, dtype='float64', *, timeout=None)\n--\n\n"

@@ -5,8 +5,7 @@
 #include "array.h"
 
 typedef struct {
-    PyObject_HEAD
-    pd_state *st;
+    PyObject_HEAD pd_state *st;
     podipc_sender *tx;
     PyObject *address;
     pd_type_cache types;
@@ -16,8 +15,7 @@ typedef struct {
 /* The base of an array in a sender's memory: keeps the memory as long as there is
  * an array or a view over it, sent or not. */
 typedef struct {
-    PyObject_HEAD
-    SenderObject *sender;
+    PyObject_HEAD SenderObject *sender;
     podipc_loan loan;
     uint32_t ndim, type_len; /* what room was made for */
     bool sent;
@@ -25,14 +23,14 @@ typedef struct {
 } LoanedObject;
 
 /* tx.empty(): a new array in the sender's memory. NULL: an exception. */
-PyObject *pd_sender_empty(SenderObject *self, PyArray_Descr *descr, PyArray_Dims *dims,
+PyObject *pd_sender_empty(SenderObject *self, PyArray_Descr *descr, int ndim, const npy_intp *shape,
                           int64_t deadline);
 /* tx.send(). The number of receivers reached, or -1. */
 int64_t pd_sender_send(SenderObject *self, PyObject *object, int64_t deadline);
 /* The loan under an array or a view of one, or NULL. Borrowed. */
 LoanedObject *pd_loaned_of(pd_state *st, PyArrayObject *array);
 /* A Loan, the context manager. Takes references of its own. */
-PyObject *pd_loan_new(SenderObject *sender, PyArray_Descr *descr, PyArray_Dims *dims,
+PyObject *pd_loan_new(SenderObject *sender, PyArray_Descr *descr, int ndim, const npy_intp *shape,
                       PyObject *timeout);
 
 #endif
