@@ -86,6 +86,13 @@ static enum pd_exception from_rc(int rc)
     }
 }
 
+/* The attributes of every exception, also of one that Python code raised. */
+static PyObject *no_attributes(void)
+{
+    return Py_BuildValue("{s:O,s:O,s:O,s:O}", "errno", Py_None, "call", Py_None, "need", Py_None,
+                         "have", Py_None);
+}
+
 int pd_errors_init(PyObject *module, pd_state *st)
 {
     PyObject *builtins = PyImport_ImportModule("builtins");
@@ -104,7 +111,11 @@ int pd_errors_init(PyObject *module, pd_state *st)
             goto done;
         char name[64];
         PyOS_snprintf(name, sizeof name, "podipc.%s", pd_exceptions[i].name);
-        st->exceptions[i] = PyErr_NewExceptionWithDoc(name, pd_exceptions[i].doc, bases, NULL);
+        PyObject *attributes = i == PD_PODIPC_ERROR ? no_attributes() : NULL;
+        if (i != PD_PODIPC_ERROR || attributes)
+            st->exceptions[i] =
+                PyErr_NewExceptionWithDoc(name, pd_exceptions[i].doc, bases, attributes);
+        Py_XDECREF(attributes);
         Py_DECREF(bases);
         if (!st->exceptions[i] ||
             PyModule_AddObjectRef(module, pd_exceptions[i].name, st->exceptions[i]) < 0)
