@@ -27,6 +27,9 @@ PATIENCE = 60.0
 SESSION = f"podipc-test-{os.getpid()}"
 """Everything a test creates in a place that others use too has this in its name."""
 
+killed: list[int] = []
+"""Every child that got a SIGKILL; what it leaves is for the next endpoint to clear."""
+
 _numbers = iter(range(1, 1_000_000))
 
 
@@ -63,6 +66,15 @@ def took_at_most(seconds: float) -> Iterator[None]:
     assert took <= seconds, f"took {took:.3f} s, more than {seconds} s"
 
 
+class Failed(Exception):
+    """An agent met an exception: its class by name, and its text."""
+
+    def __init__(self, name: str, text: str) -> None:
+        super().__init__(f"{name}: {text}")
+        self.name = name
+        self.text = text
+
+
 class Child:
     """A Python process that runs ``peers.FUNCTION(*args)`` or `code`."""
 
@@ -72,6 +84,7 @@ class Child:
         *args: object,
         env: dict[str, str] | None = None,
         uid: int | None = None,
+        gid: int | None = None,
         wrapper: tuple[str, ...] = (),
     ) -> None:
         if callable(what):
@@ -91,7 +104,7 @@ class Child:
             text=True,
             env={**os.environ, **(env or {})},
             user=uid,
-            group=uid,
+            group=uid if gid is None else gid,
             extra_groups=[] if uid is not None else None,
         )
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
@@ -149,11 +162,28 @@ class Child:
         self.process.stdin.write(json.dumps(value) + "\n")
         self.process.stdin.flush()
 
+    def start(self, *words: object) -> None:
+        """Tell an agent what to do; its answer is still to be heard."""
+        self.tell(words)
+
+    def answer(self, patience: float = PATIENCE) -> Any:
+        """What an agent answers; `Failed` if it met an exception."""
+        answer = self.hear(patience)
+        if "error" in answer:
+            raise Failed(answer["error"], answer["text"])
+        return answer["ok"]
+
+    def do(self, *words: object) -> Any:
+        """Tell an agent what to do and wait for its answer."""
+        self.start(*words)
+        return self.answer()
+
     def signal(self, number: int) -> None:
         self.process.send_signal(number)
 
     def kill(self) -> None:
         """SIGKILL, and wait until it is gone."""
+        killed.append(self.pid)
         self.process.send_signal(signal.SIGKILL)
         self.process.wait(PATIENCE)
 
