@@ -16,40 +16,12 @@
 
 _Static_assert(sizeof(off_t) == 8, "file offsets must have 64 bits");
 
-#ifndef MFD_NOEXEC_SEAL
-#define MFD_NOEXEC_SEAL 0x0008U
-#endif
-
 /* About 30 ms of clearing pages; the smallest a storm of signals lets through. */
 #define STEP_MAX (32u << 20)
 #define STEP_MIN (64u << 10)
 
 /* Longest part of a path that an error text shows; the advice must still fit. */
 #define SHOWN "%.160s"
-
-int pdi_memory_anonymous(const char *label, uint32_t mode, podipc_error *err)
-{
-    /* Hosts with vm.memfd_noexec=2 refuse it without MFD_NOEXEC_SEAL, kernels before
-     * 6.3 do not know the flag. */
-    int fd = memfd_create(label, MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL);
-    if (fd < 0 && errno == EINVAL)
-        fd = memfd_create(label, MFD_CLOEXEC | MFD_ALLOW_SEALING);
-    if (fd < 0)
-        return pdi_fail(err, -errno, "memfd_create", "cannot make anonymous shared memory");
-    if (fchmod(fd, mode) < 0) {
-        int rc = pdi_fail(err, -errno, "fchmod", "cannot set mode %04o", (unsigned)mode);
-        close(fd);
-        return rc;
-    }
-    return fd;
-}
-
-int pdi_memory_seal(int fd, unsigned seals, podipc_error *err)
-{
-    if (fcntl(fd, F_ADD_SEALS, seals) < 0)
-        return pdi_fail(err, -errno, "fcntl(F_ADD_SEALS)", "cannot seal shared memory");
-    return 0;
-}
 
 static bool is_in_ram(int fd)
 {
@@ -120,6 +92,19 @@ static int no_space(const struct pdi_reservation *r, const char *call, uint64_t 
                          "anonymous shared memory of %llu bytes is needed, %llu can be had", n, h);
 }
 
+int pdi_memory_allow(uint64_t need, podipc_error *err)
+{
+    uint64_t have = pdi_memory_available();
+    if (need <= have)
+        return 0;
+    return pdi_fail_need(
+        err, PODIPC_EMEMLIMIT, "", need, have,
+        "%llu bytes of shared memory are needed, this container may take %llu more "
+        "before it is killed for lack of memory: raise `resources.limits.memory` of "
+        "the container that creates the memory (it pays for it), or make it smaller",
+        (unsigned long long)need, (unsigned long long)have);
+}
+
 /* Refuses what cannot fit before a single page is taken. */
 static int check_room(const struct pdi_reservation *r, podipc_error *err)
 {
@@ -130,19 +115,13 @@ static int check_room(const struct pdi_reservation *r, podipc_error *err)
     uint64_t need = info.missing;
     if (r->size > info.size)
         need += r->size - info.size;
-    if (need == 0)
+    /* A hole in a file on a disk costs nothing as long as it is only read. */
+    if (need == 0 || (r->read_only && !info.in_ram))
         return 0;
     uint64_t have = space_left(r->fd);
     if (need > have)
         return no_space(r, "", need, have, err);
-    if (info.in_ram && pdi_memory_available(&have) == 0 && need > have)
-        return pdi_fail_need(err, PODIPC_EMEMLIMIT, "", need, have,
-                             "%llu bytes of shared memory are needed, this container may take %llu "
-                             "more before it is killed for lack of memory: raise "
-                             "`resources.limits.memory` of the container that creates the memory "
-                             "(it pays for it), or make it smaller",
-                             (unsigned long long)need, (unsigned long long)have);
-    return 0;
+    return info.in_ram ? pdi_memory_allow(need, err) : 0;
 }
 
 /* For file systems without fallocate(): NFS before 4.2, 9p, some FUSE. */
@@ -165,9 +144,9 @@ static int reserve_step(struct pdi_reservation *r, podipc_error *err)
     uint64_t left = r->size - r->done;
     uint64_t n = left < r->step ? left : r->step;
     const char *call = r->by_writing ? "pwrite" : "fallocate";
-    int rc = r->by_writing                                             ? write_zeros(r->fd, r->done, n)
+    int rc = r->by_writing                                       ? write_zeros(r->fd, r->done, n)
              : fallocate(r->fd, 0, (off_t)r->done, (off_t)n) < 0 ? -errno
-                                                                       : 0;
+                                                                 : 0;
     switch (rc) {
     case 0:
         r->done += n;
@@ -202,6 +181,8 @@ int pdi_memory_reserve(struct pdi_reservation *r, int64_t until, podipc_error *e
             return rc;
         r->step = STEP_MAX;
     }
+    if (r->read_only)
+        return 0;
     while (r->done < r->size) {
         int rc = reserve_step(r, err);
         if (rc < 0)

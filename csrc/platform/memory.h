@@ -1,7 +1,7 @@
-/* memory.h - memory that several processes map: anonymous, reserved, sealed.
+/* memory.h - shared mappings of a descriptor, of which every byte is reserved first.
  *
- * The order that can never end in SIGBUS: get a descriptor (pdi_memory_anonymous()
- * here, or a file from named.h), reserve all of its bytes, then map it.
+ * The order that can never end in SIGBUS: get a descriptor (memfd.h, named.h, or
+ * from elsewhere), reserve all of its bytes, then touch them.
  */
 #ifndef PDI_MEMORY_H
 #define PDI_MEMORY_H
@@ -20,24 +20,18 @@ struct pdi_memory_info {
 };
 
 /* One reservation, kept over several calls of pdi_memory_reserve(). Zero it and set
- * the first four. */
+ * what is above the line. */
 struct pdi_reservation {
     int fd;
     uint64_t size;
     const char *where; /* for error texts: a path, or "" for anonymous memory */
     bool fresh;        /* nobody has written to the file: zeros may be written to it */
-    uint64_t done;     /* the rest belongs to pdi_memory_reserve() */
+    bool read_only;    /* cannot be reserved; only checks that there is room for it */
+    /* ---- */
+    uint64_t done;
     uint64_t step;
     bool by_writing;
 };
-
-/* A descriptor of new anonymous memory (memfd): size 0, sealable, CLOEXEC, with these
- * permission bits for whoever reopens it through /proc. The caller closes it. `label`
- * shows in /proc/PID/maps. A descriptor or -errno. */
-int pdi_memory_anonymous(const char *label, uint32_t mode, podipc_error *err);
-
-/* Adds seals (F_SEAL_*). 0 or -errno. */
-int pdi_memory_seal(int fd, unsigned seals, podipc_error *err);
 
 /* Gives every byte of the file storage, growing it to `size` if need be.
  * -EAGAIN: not all yet by `until`, or a signal came; call again to go on.
@@ -45,6 +39,10 @@ int pdi_memory_seal(int fd, unsigned seals, podipc_error *err);
  * Both are found before anything is touched, so that a failure does not take from
  * others for a moment what it cannot get. */
 int pdi_memory_reserve(struct pdi_reservation *r, int64_t until, podipc_error *err);
+
+/* Whether `need` more bytes can be had without being killed for them: 0 or
+ * PODIPC_EMEMLIMIT. */
+int pdi_memory_allow(uint64_t need, podipc_error *err);
 
 int pdi_memory_look(int fd, struct pdi_memory_info *info, podipc_error *err);
 

@@ -49,23 +49,25 @@ int pdi_named_path(const char *name, const char *prefix, bool volumes, char path
     if (!slash)
         return path_in_shm(name, prefix, path, err);
     if (!volumes)
-        return pdi_fail(err, PODIPC_EADDRESS, "",
-                        "'" SHOWN "' contains a slash: a name here is one in " SHM_DIR
-                        ", like 'frames'",
-                        name);
+        return pdi_fail(
+            err, PODIPC_EADDRESS, "",
+            "'" SHOWN "' contains a slash: a name here is one in " SHM_DIR ", like 'frames'", name);
     if (*name != '/')
         return pdi_fail(err, PODIPC_EADDRESS, "",
-                        "'" SHOWN "' is neither a name in " SHM_DIR " like 'frames' nor an absolute "
+                        "'" SHOWN "' is neither a name in " SHM_DIR
+                        " like 'frames' nor an absolute "
                         "path on a volume like '/shared/frames'",
                         name);
     if (slash == name)
         return pdi_fail(err, PODIPC_EADDRESS, "",
-                        "'" SHOWN "' is in the root directory, which containers do not share: leave "
+                        "'" SHOWN
+                        "' is in the root directory, which containers do not share: leave "
                         "the slash out for a name in " SHM_DIR
                         ", or use a path on a volume that both containers mount",
                         name);
     if (!slash[1] || strcmp(slash, "/.") == 0 || strcmp(slash, "/..") == 0)
-        return pdi_fail(err, PODIPC_EADDRESS, "", "'" SHOWN "' names a directory, not a file", name);
+        return pdi_fail(err, PODIPC_EADDRESS, "", "'" SHOWN "' names a directory, not a file",
+                        name);
     if (strlen(name) >= PDI_PATH_CAP - 32)
         return pdi_fail(err, PODIPC_EADDRESS, "", "the path '%.40s...' is too long (%zu bytes)",
                         name, strlen(name));
@@ -121,7 +123,8 @@ static int fail_create(const char *path, int rc, const char *call, podipc_error 
         return fail_exists(path, err);
     if (rc == -ENOENT)
         return pdi_fail(err, rc, call,
-                        "the directory " SHOWN " is not there: mount a volume at that path in every "
+                        "the directory " SHOWN
+                        " is not there: mount a volume at that path in every "
                         "container that is to use it",
                         dir);
     if (rc == -EROFS)
@@ -132,9 +135,10 @@ static int fail_create(const char *path, int rc, const char *call, podipc_error 
                         path);
     if ((rc == -EACCES || rc == -EPERM) && stat(dir, &st) == 0)
         return pdi_fail(err, rc, call,
-                        SHOWN " cannot be made: its directory belongs to UID %u, GID %u, mode %04o, "
-                              "this process runs as UID %u, GID %u. Set `fsGroup` in the Pod's "
-                              "securityContext, or run both containers as one UID",
+                        SHOWN
+                        " cannot be made: its directory belongs to UID %u, GID %u, mode %04o, "
+                        "this process runs as UID %u, GID %u. Set `fsGroup` in the Pod's "
+                        "securityContext, or run both containers as one UID",
                         path, (unsigned)st.st_uid, (unsigned)st.st_gid,
                         (unsigned)st.st_mode & 07777, (unsigned)geteuid(), (unsigned)getegid());
     return pdi_fail(err, rc, call, SHOWN " cannot be made", path);
@@ -234,22 +238,24 @@ static int fail_open(const char *path, bool writable, int rc, const struct stat 
                             SHOWN " cannot be reached by UID %u: a directory on the way is closed "
                                   "to it",
                             path, (unsigned)geteuid());
-        return pdi_fail(err, rc, "open",
-                        SHOWN " belongs to UID %u, GID %u, mode %04o, and this process, UID %u, GID "
-                              "%u, may not %s it: create it with mode=0o660 (a common group) or "
-                              "mode=0o666 (every UID of the Pod)",
-                        path, (unsigned)st->st_uid, (unsigned)st->st_gid,
-                        (unsigned)st->st_mode & 07777, (unsigned)geteuid(), (unsigned)getegid(),
-                        writable ? "write" : "read");
+        return pdi_fail(
+            err, rc, "open",
+            SHOWN " belongs to UID %u, GID %u, mode %04o, and this process, UID %u, GID "
+                  "%u, may not %s it: create it with mode=0o660 (a common group) or "
+                  "mode=0o666 (every UID of the Pod)",
+            path, (unsigned)st->st_uid, (unsigned)st->st_gid, (unsigned)st->st_mode & 07777,
+            (unsigned)geteuid(), (unsigned)getegid(), writable ? "write" : "read");
     }
+    if ((rc == -ENOENT || rc == -ENOTDIR) && strncmp(path, SHM_DIR "/", sizeof SHM_DIR) == 0)
+        return pdi_fail(err, rc, "open",
+                        SHOWN " is not there: not created yet, unlinked, or created in another Pod "
+                              "(the containers of one share " SHM_DIR ", others do not)",
+                        path);
     if (rc == -ENOENT || rc == -ENOTDIR)
         return pdi_fail(err, rc, "open",
-                        SHOWN " is not there: it has not been created yet, or the container that "
-                              "creates it does not share this %s",
-                        path,
-                        strncmp(path, SHM_DIR "/", sizeof SHM_DIR) == 0
-                            ? SHM_DIR " (of one Pod, it does)"
-                            : "volume: mount it in both");
+                        SHOWN " is not there: not created yet, unlinked, or not on a volume that "
+                              "both containers mount at this path",
+                        path);
     return pdi_fail(err, rc, "open", SHOWN " cannot be opened", path);
 }
 
@@ -261,8 +267,9 @@ static int check_found(const char *path, const struct stat *st, int64_t owner, p
                         kind_of(st->st_mode));
     if (st->st_nlink > 1)
         return pdi_fail(err, PODIPC_EADDRESS, "",
-                        SHOWN " has %u names (hard links), shared memory has one: it may be somebody "
-                              "else's file",
+                        SHOWN
+                        " has %u names (hard links), shared memory has one: it may be somebody "
+                        "else's file",
                         path, (unsigned)st->st_nlink);
     if (owner >= 0 && st->st_uid != (uid_t)owner)
         return pdi_fail(err, -EACCES, "", SHOWN " belongs to UID %u, not to UID %lld as required",
@@ -302,7 +309,8 @@ int pdi_named_unlink(const char *path, uint64_t dev, uint64_t ino, podipc_error 
         return 0;
     if (unlink(path) < 0 && errno != ENOENT)
         return pdi_fail(err, -errno, "unlink",
-                        SHOWN " cannot be removed: it belongs to UID %u, this process runs as UID %u",
+                        SHOWN
+                        " cannot be removed: it belongs to UID %u, this process runs as UID %u",
                         path, (unsigned)st.st_uid, (unsigned)geteuid());
     return 0;
 }

@@ -24,6 +24,11 @@ int pdi_semaphore_path(const char *name, char path[PDI_PATH_CAP], podipc_error *
     return pdi_named_path(name, PREFIX, false, path, err);
 }
 
+unsigned pdi_semaphore_max(void)
+{
+    return SEM_VALUE_MAX;
+}
+
 static int map_semaphore(struct pdi_semaphore *s, int fd, podipc_error *err)
 {
     struct pdi_memory_info info;
@@ -87,10 +92,11 @@ int pdi_semaphore_open(struct pdi_semaphore *s, const char *path, podipc_error *
         return fd;
     int rc = pdi_memory_look(fd, &info, err);
     if (rc == 0 && info.size != sizeof(sem_t))
-        rc = pdi_fail(err, PODIPC_EADDRESS, "",
-                      "%.160s has %llu bytes, a semaphore of this C library has %zu: it is something "
-                      "else, or was made under another C library",
-                      path, (unsigned long long)info.size, sizeof(sem_t));
+        rc = pdi_fail(
+            err, PODIPC_EADDRESS, "",
+            "%.160s has %llu bytes, a semaphore of this C library has %zu: it is something "
+            "else, or was made under another C library",
+            path, (unsigned long long)info.size, sizeof(sem_t));
     if (rc == 0)
         rc = map_semaphore(s, fd, err);
     pdi_memory_close(fd);

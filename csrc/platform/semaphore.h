@@ -28,6 +28,9 @@ int pdi_semaphore_open(struct pdi_semaphore *s, const char *path, podipc_error *
 /* Nobody may be waiting on it in this process. The name and other processes keep it. */
 void pdi_semaphore_close(struct pdi_semaphore *s);
 
+/* The highest value. */
+unsigned pdi_semaphore_max(void);
+
 /* Any thread, any process, on any shared sem_t. */
 
 /* Takes one. -EAGAIN: none by `until`, or a signal came. */
