@@ -92,7 +92,9 @@ static PyObject *create_anonymous(pd_state *st, size_t size)
 {
     podipc_error err;
     struct pdi_memfd m;
-    int rc = pdi_memfd_create("podipc-segment", size, false, true, &m, &err);
+    int rc = pdi_memory_allow(size, &err);
+    if (rc == 0)
+        rc = pdi_memfd_create("podipc-segment", size, false, true, &m, &err);
     if (rc < 0)
         return pd_raise(st, rc, &err);
     Segment *self = NULL;
@@ -352,7 +354,7 @@ static PyObject *segment_close(PyObject *op, PyObject *unused)
     (void)unused;
     if (self->exports > 0)
         return PyErr_Format(PyExc_BufferError,
-                            "cannot close %R: %zd arrays or memoryviews still use its memory; "
+                            "cannot close %R: %zd array(s) or memoryview(s) still use its memory; "
                             "delete them first",
                             op, self->exports);
     segment_release(self);
@@ -420,9 +422,8 @@ static PyObject *segment_repr(PyObject *op)
 {
     Segment *self = (Segment *)op;
     return PyUnicode_FromFormat(
-        "<podipc.Segment %s%S: %llu bytes%s%s>", self->path ? "" : "anonymous, name=", self->name,
-        (unsigned long long)self->info.size, self->writable ? ", writable" : ", read-only",
-        self->addr ? "" : ", closed");
+        "<podipc.Segment %R of %llu bytes, %s%s>", self->name, (unsigned long long)self->info.size,
+        self->writable ? "writable" : "read-only", self->addr ? "" : ", closed");
 }
 
 static void segment_dealloc(PyObject *op)
