@@ -106,7 +106,7 @@ int pdi_memory_allow(uint64_t need, podipc_error *err)
 }
 
 /* Refuses what cannot fit before a single page is taken. */
-static int check_room(const struct pdi_reservation *r, podipc_error *err)
+static int check_room(struct pdi_reservation *r, podipc_error *err)
 {
     struct pdi_memory_info info;
     int rc = pdi_memory_look(r->fd, &info, err);
@@ -116,8 +116,10 @@ static int check_room(const struct pdi_reservation *r, podipc_error *err)
     if (r->size > info.size)
         need += r->size - info.size;
     /* A hole in a file on a disk costs nothing as long as it is only read. */
-    if (need == 0 || (r->read_only && !info.in_ram))
+    if (need == 0 || (r->read_only && !info.in_ram)) {
+        r->done = r->size;
         return 0;
+    }
     uint64_t have = space_left(r->fd);
     if (need > have)
         return no_space(r, "", need, have, err);
@@ -152,7 +154,7 @@ static int reserve_step(struct pdi_reservation *r, podipc_error *err)
         r->done += n;
         return 0;
     case -EINTR:
-        /* tmpfs gives back what an interrupted call got: smaller steps make progress
+        /* Some kernels give back what an interrupted call got: smaller steps make progress
          * also when signals come faster than pages can be cleared. */
         r->step = r->step / 2 > STEP_MIN ? r->step / 2 : STEP_MIN;
         return -EAGAIN;
@@ -163,6 +165,11 @@ static int reserve_step(struct pdi_reservation *r, podipc_error *err)
         }
         r->by_writing = true;
         return 0;
+    case -EBADF:
+        return pdi_fail(err, -EACCES, call,
+                        "the descriptor was opened for reading only, and %llu bytes of the file "
+                        "have no storage yet",
+                        (unsigned long long)left);
     case -ENOSPC:
     case -EDQUOT:
         return no_space(r, call, left, space_left(r->fd), err);

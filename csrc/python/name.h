@@ -2,20 +2,20 @@
 #ifndef PD_NAME_H
 #define PD_NAME_H
 
-#include <string.h>
-
 #include "errors.h"
 
 /* The bytes of a str or os.PathLike: a new reference, or NULL with an exception set. */
 static inline PyObject *pd_name_bytes(pd_state *st, PyObject *name)
 {
     PyObject *bytes = NULL;
-    if (!PyUnicode_FSConverter(name, &bytes))
-        return NULL;
-    if (strlen(PyBytes_AsString(bytes)) == (size_t)PyBytes_Size(bytes))
+    if (PyUnicode_FSConverter(name, &bytes))
         return bytes;
-    Py_DECREF(bytes);
-    return pd_raise_text(st, PD_ADDRESS_ERROR, "the name %R contains a null byte", name);
+    /* A null byte; anything else is a TypeError. */
+    if (PyErr_ExceptionMatches(PyExc_ValueError)) {
+        PyErr_Clear();
+        pd_raise_text(st, PD_ADDRESS_ERROR, "the name %R contains a null byte", name);
+    }
+    return NULL;
 }
 
 /* 0, or -1 with ValueError set. */
