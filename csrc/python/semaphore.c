@@ -197,8 +197,14 @@ static PyObject *semaphore_release(PyObject *op, PyObject *args, PyObject *kwarg
     if (begin_use(self) < 0)
         return NULL;
     podipc_error err;
-    int rc =
-        n > pdi_semaphore_max() ? -EOVERFLOW : pdi_semaphore_post(self->semaphore.sem, (unsigned)n);
+    int rc = -EOVERFLOW;
+    if (n <= pdi_semaphore_max()) {
+        /* Each is a system call if somebody waits. */
+        PyThreadState *thread = n > 100 ? PyEval_SaveThread() : NULL;
+        rc = pdi_semaphore_post(self->semaphore.sem, (unsigned)n);
+        if (thread)
+            PyEval_RestoreThread(thread);
+    }
     if (rc < 0)
         pdi_fail(&err, rc, "sem_post",
                  "releasing %lld times a semaphore that stands at %u would pass its maximum, %u", n,
