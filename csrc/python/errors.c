@@ -33,6 +33,10 @@ static const struct {
                           "The address, or one of its options, is not valid."},
     [PD_ADDRESS_IN_USE] = {"AddressInUse", "OSError",
                            "The port or path is taken by another process of the Pod."},
+    [PD_ALREADY_EXISTS] = {"AlreadyExists", "FileExistsError",
+                           "Something with this name is there already."},
+    [PD_NOT_FOUND] = {"NotFound", "FileNotFoundError",
+                      "Nothing with this name is there, or not yet."},
     [PD_UNSUPPORTED_TENSOR] = {"UnsupportedTensor", "TypeError",
                                "This cannot be sent as a tensor."},
     [PD_VERSION_MISMATCH] =
@@ -71,6 +75,11 @@ static enum pd_exception from_rc(int rc)
         return PD_NOT_PERMITTED;
     case -EADDRINUSE:
         return PD_ADDRESS_IN_USE;
+    case -EEXIST:
+        return PD_ALREADY_EXISTS;
+    case -ENOENT:
+    case -ENOTDIR:
+        return PD_NOT_FOUND;
     case PODIPC_EADDRESS:
         return PD_ADDRESS_ERROR;
     case PODIPC_ETENSOR:

@@ -9,9 +9,13 @@ static const struct {
     const char *name; /* NULL: not to be found in the module */
     PyType_Spec *spec;
 } pd_types[PD_TYPE_COUNT] = {
-    [PD_SENDER] = {"Sender", &pd_sender_spec}, [PD_RECEIVER] = {"Receiver", &pd_receiver_spec},
-    [PD_LOAN] = {"Loan", &pd_loan_spec},       [PD_LOANED] = {NULL, &pd_loaned_spec},
+    [PD_SENDER] = {"Sender", &pd_sender_spec},
+    [PD_RECEIVER] = {"Receiver", &pd_receiver_spec},
+    [PD_LOAN] = {"Loan", &pd_loan_spec},
+    [PD_LOANED] = {NULL, &pd_loaned_spec},
     [PD_RECEIVED] = {NULL, &pd_received_spec},
+    [PD_SEGMENT] = {"Segment", &pd_segment_spec},
+    [PD_SEMAPHORE] = {"Semaphore", &pd_semaphore_spec},
 };
 
 static int module_exec(PyObject *module)

@@ -37,6 +37,8 @@ enum pd_exception {
     PD_NOT_PERMITTED,
     PD_ADDRESS_ERROR,
     PD_ADDRESS_IN_USE,
+    PD_ALREADY_EXISTS,
+    PD_NOT_FOUND,
     PD_UNSUPPORTED_TENSOR,
     PD_VERSION_MISMATCH,
     PD_CORRUPT_SEGMENT,
@@ -52,6 +54,8 @@ enum pd_type {
     PD_LOAN,     /* the context manager of tx.loan() */
     PD_LOANED,   /* base of an array in shared memory that is being filled */
     PD_RECEIVED, /* base of a received array */
+    PD_SEGMENT,
+    PD_SEMAPHORE,
     PD_TYPE_COUNT
 };
 

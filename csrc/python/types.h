@@ -4,10 +4,12 @@
 
 #include "state.h"
 
-extern PyType_Spec pd_sender_spec;   /* sender.c */
-extern PyType_Spec pd_receiver_spec; /* receiver.c */
-extern PyType_Spec pd_loan_spec;     /* loan.c */
-extern PyType_Spec pd_loaned_spec;   /* loan.c */
-extern PyType_Spec pd_received_spec; /* receiver.c */
+extern PyType_Spec pd_sender_spec;    /* sender.c */
+extern PyType_Spec pd_receiver_spec;  /* receiver.c */
+extern PyType_Spec pd_loan_spec;      /* loan.c */
+extern PyType_Spec pd_loaned_spec;    /* loan.c */
+extern PyType_Spec pd_received_spec;  /* receiver.c */
+extern PyType_Spec pd_segment_spec;   /* segment.c */
+extern PyType_Spec pd_semaphore_spec; /* semaphore.c */
 
 #endif
