@@ -11,7 +11,7 @@ static const struct {
 } pd_types[PD_TYPE_COUNT] = {
     [PD_SENDER] = {"Sender", &pd_sender_spec}, [PD_RECEIVER] = {"Receiver", &pd_receiver_spec},
     [PD_LOAN] = {"Loan", &pd_loan_spec},       [PD_LOANED] = {NULL, &pd_loaned_spec},
-    [PD_RECEIVED] = {NULL, &pd_received_spec},
+    [PD_RECEIVED] = {NULL, &pd_received_spec}, [PD_INFRA] = {"Infra", &pd_infra_spec},
 };
 
 static int module_exec(PyObject *module)

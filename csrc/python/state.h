@@ -52,6 +52,7 @@ enum pd_type {
     PD_LOAN,     /* the context manager of tx.loan() */
     PD_LOANED,   /* base of an array in shared memory that is being filled */
     PD_RECEIVED, /* base of a received array */
+    PD_INFRA,    /* what holds a Pod of the local runtime */
     PD_TYPE_COUNT
 };
 

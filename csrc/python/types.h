@@ -9,5 +9,6 @@ extern PyType_Spec pd_receiver_spec; /* receiver.c */
 extern PyType_Spec pd_loan_spec;     /* loan.c */
 extern PyType_Spec pd_loaned_spec;   /* loan.c */
 extern PyType_Spec pd_received_spec; /* receiver.c */
+extern PyType_Spec pd_infra_spec;    /* infra.c */
 
 #endif
