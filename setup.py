@@ -26,7 +26,8 @@ compile_args = [
     "-Wconversion",
     "-Wshadow",
 ]
-link_args = ["-pthread"]
+# Bound at load time: csrc/platform/infra.c runs on where the dynamic loader's heap is gone.
+link_args = ["-pthread", "-Wl,-z,relro,-z,now"]
 if os.environ.get("PODIPC_WERROR"):
     compile_args.append("-Werror")
 if os.environ.get("PODIPC_DEBUG"):

@@ -99,7 +99,7 @@ struct pdi_endpoint {
     struct pdi_bell *bell;
     uint32_t sleepers;
     bool can_spin;           /* not under a quota below two processors */
-    _Atomic int64_t spin_ns; /* how long spinning has been worth it lately */
+    pdi_word64 spin_ns; /* how long spinning has been worth it lately */
 
     struct pdi_link *links[PDI_LINKS];
     uint32_t link_count;
@@ -136,7 +136,7 @@ static inline void pdi_link_call(struct pdi_endpoint *ep, struct pdi_link *link)
 /* Is this process a forked child that the endpoint does not belong to? */
 static inline bool pdi_endpoint_forked(struct pdi_endpoint *ep)
 {
-    return atomic_load_explicit(&ep->fork.forked, memory_order_relaxed) != 0;
+    return pdi_forked(&ep->fork);
 }
 int pdi_endpoint_forked_error(podipc_error *err);
 int pdi_endpoint_closed_error(podipc_error *err);

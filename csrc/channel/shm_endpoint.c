@@ -168,7 +168,7 @@ void pdi_endpoint_wake(struct pdi_endpoint *ep)
 
 static int spin(struct pdi_endpoint *ep, int (*attempt)(void *), void *arg, int64_t until)
 {
-    int64_t length = atomic_load_explicit(&ep->spin_ns, memory_order_relaxed);
+    int64_t length = (int64_t)pdi_peek64(&ep->spin_ns);
     int64_t end = ep->wait == PODIPC_WAIT_SPIN ? until : pdi_now() + length;
     if (end > until)
         end = until;
@@ -176,15 +176,14 @@ static int spin(struct pdi_endpoint *ep, int (*attempt)(void *), void *arg, int6
         for (int i = 0; i < 32; i++) {
             int rc = attempt(arg);
             if (rc != -EAGAIN) {
-                atomic_store_explicit(&ep->spin_ns, SPIN_MAX, memory_order_relaxed);
+                pdi_poke64(&ep->spin_ns, SPIN_MAX);
                 return rc;
             }
             pdi_relax();
         }
     } while (pdi_now() < end);
     length /= 2;
-    atomic_store_explicit(&ep->spin_ns, length < SPIN_MIN ? SPIN_MIN : length,
-                          memory_order_relaxed);
+    pdi_poke64(&ep->spin_ns, (uint64_t)(length < SPIN_MIN ? SPIN_MIN : length));
     return -EAGAIN;
 }
 

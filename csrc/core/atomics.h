@@ -42,6 +42,11 @@ static inline void pdi_poke32(pdi_word32 *word, uint32_t value)
     atomic_store_explicit(word, value, memory_order_relaxed);
 }
 
+static inline void pdi_poke64(pdi_word64 *word, uint64_t value)
+{
+    atomic_store_explicit(word, value, memory_order_relaxed);
+}
+
 static inline uint32_t pdi_peek32(const pdi_word32 *word)
 {
     return atomic_load_explicit((pdi_word32 *)(uintptr_t)word, memory_order_relaxed);

@@ -29,7 +29,7 @@ static void unlock_all(void)
 static void child(void)
 {
     for (struct pdi_fork_hook *h = head.next; h != &head; h = h->next) {
-        atomic_store_explicit(&h->forked, 1, memory_order_relaxed);
+        pdi_poke32(&h->forked, 1);
         h->in_child(h->arg);
     }
     unlock_all();

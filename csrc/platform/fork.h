@@ -10,11 +10,13 @@
 #define PDI_FORK_H
 
 #include <pthread.h>
-#include <stdatomic.h>
+#include <stdbool.h>
+
+#include "../core/atomics.h"
 
 struct pdi_fork_hook {
     struct pdi_fork_hook *next, *prev;
-    _Atomic int forked;          /* 1 in a child of the process that registered it */
+    pdi_word32 forked;           /* 1 in a child of the process that registered it */
     void (*in_child)(void *arg); /* closes descriptors; async-signal-safe; takes no lock */
     void *arg;
     pthread_mutex_t *lock; /* if not NULL: held over fork(), so that the child finds what it
@@ -27,5 +29,11 @@ int pdi_fork_watch(struct pdi_fork_hook *hook, void (*in_child)(void *), void *a
                    pthread_mutex_t *lock);
 /* Any thread; also in a child. Idempotent. */
 void pdi_fork_forget(struct pdi_fork_hook *hook);
+
+/* Is this a child of the process that registered the hook? Any thread. */
+static inline bool pdi_forked(const struct pdi_fork_hook *hook)
+{
+    return pdi_peek32(&hook->forked) != 0;
+}
 
 #endif

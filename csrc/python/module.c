@@ -16,6 +16,7 @@ static const struct {
     [PD_RECEIVED] = {NULL, &pd_received_spec},
     [PD_SEGMENT] = {"Segment", &pd_segment_spec},
     [PD_SEMAPHORE] = {"Semaphore", &pd_semaphore_spec},
+    [PD_INFRA] = {"Infra", &pd_infra_spec},
 };
 
 static int module_exec(PyObject *module)

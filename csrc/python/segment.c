@@ -392,7 +392,7 @@ static PyObject *segment_exit(PyObject *op, PyObject *args)
 {
     Segment *self = (Segment *)op;
     PyObject *type = PyTuple_Size(args) > 0 ? PyTuple_GetItem(args, 0) : Py_None;
-    if (self->created && !atomic_load(&self->fork.forked)) {
+    if (self->created && !pdi_forked(&self->fork)) {
         PyObject *done = segment_unlink(op, NULL);
         if (!done)
             return NULL;
