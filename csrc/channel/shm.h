@@ -98,7 +98,7 @@ struct pdi_endpoint {
     struct pdi_door *door;
     struct pdi_bell *bell;
     uint32_t sleepers;
-    bool can_spin;           /* not under a quota below two processors */
+    bool can_spin;      /* not under a quota below two processors */
     pdi_word64 spin_ns; /* how long spinning has been worth it lately */
 
     struct pdi_link *links[PDI_LINKS];

@@ -7,10 +7,10 @@
 #include "shm.h"
 
 #include <errno.h>
-#include <poll.h>
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
+
+#include "../platform/poller.h"
 
 #define TICK_MS  5
 #define ALONE_MS 500 /* look again without being told, while nobody has joined */
@@ -60,8 +60,8 @@ static struct pdi_hello own_hello(const struct pdi_endpoint *ep)
         .wait = ep->wait,
         .role = ep->role->role,
         .flags = ep->flags,
-        .uid = geteuid(),
-        .gid = getegid(),
+        .uid = pdi_uid(),
+        .gid = pdi_gid(),
         .mode = ep->mode,
         .id = ep->id,
     };
@@ -117,7 +117,7 @@ static const char *role_name(uint32_t role)
 /* What the file permissions of `mode` would say, for a peer seen on a socket. */
 static bool may_join(const struct pdi_endpoint *ep, const struct pdi_peer *peer)
 {
-    return peer->uid == geteuid() || peer->uid == 0 || (ep->mode & 0006) == 0006 ||
+    return peer->uid == pdi_uid() || peer->uid == 0 || (ep->mode & 0006) == 0006 ||
            ((ep->mode & 0060) == 0060 && peer->same_group);
 }
 
@@ -128,7 +128,7 @@ static void not_permitted(const struct pdi_endpoint *ep, const struct pdi_link *
                    "the %s has UID %u and opened %s with mode=0o%03o, which does not let the %s, "
                    "UID %u, join: pass mode=0o666 (or 0o660 and a common group) on both sides, or "
                    "run both containers with the same runAsUser",
-                   role_name(ep->role->role), (unsigned)geteuid(), ep->path, ep->mode,
+                   role_name(ep->role->role), (unsigned)pdi_uid(), ep->path, ep->mode,
                    ep->role->role == PDI_ROLE_SENDER ? "receiver" : "sender",
                    (unsigned)link->peer.uid);
 }
@@ -366,7 +366,7 @@ static void consider(const char *name, void *arg)
                        "a receiver in %s does not let this process, UID %u, connect: open the "
                        "receiver with mode=0o666 (or 0o660 and a common group), or run both "
                        "containers with the same runAsUser",
-                       ep->path, (unsigned)geteuid());
+                       ep->path, (unsigned)pdi_uid());
         complain(ep, -EACCES, text);
         remember_refused(ep, name);
         return;
@@ -436,7 +436,7 @@ void *pdi_control_main(void *endpoint)
         }
         int ms = patience(ep);
         pthread_mutex_unlock(&ep->lock);
-        int ready = poll(polls, 3 + count, ms);
+        int ready = pdi_poll(polls, 3 + count, ms);
         pthread_mutex_lock(&ep->lock);
         if (ep->closed)
             break;

@@ -1,13 +1,13 @@
 #include "shm.h"
 
 #include <errno.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "../platform/cgroup.h"
 #include "../platform/random.h"
+#include "../platform/thread.h"
 
 /* Spinning pays as long as it is shorter than what a sleep and a wake-up cost,
  * about 50 us. Where it did not pay lately, only a fraction is tried. */
@@ -52,12 +52,7 @@ static int join_directory(struct pdi_endpoint *ep, podipc_error *err)
 
 static int start_control(struct pdi_endpoint *ep, podipc_error *err)
 {
-    /* Signals are for the threads of the user. */
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    int rc = -pthread_create(&ep->control, NULL, pdi_control_main, ep);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    int rc = pdi_thread_start(&ep->control, pdi_control_main, ep);
     if (rc < 0)
         return pdi_fail(err, rc, "pthread_create", "could not start the control thread");
     ep->control_runs = true;

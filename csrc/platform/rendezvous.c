@@ -310,6 +310,16 @@ int pdi_packet_accept(int listener, int *sock)
     return *sock < 0 ? -errno : 0;
 }
 
+uid_t pdi_uid(void)
+{
+    return geteuid();
+}
+
+gid_t pdi_gid(void)
+{
+    return getegid();
+}
+
 int pdi_packet_peer(int sock, struct pdi_peer *peer)
 {
     struct ucred cred;

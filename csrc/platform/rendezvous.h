@@ -60,6 +60,8 @@ struct pdi_peer {
     gid_t gid;
     bool same_group; /* our effective group is among its groups */
 };
+uid_t pdi_uid(void);
+gid_t pdi_gid(void);
 /* Who is at the other end (SO_PEERCRED, SO_PEERGROUPS). */
 int pdi_packet_peer(int sock, struct pdi_peer *peer);
 

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 
+#include "../core/atomics.h"
 #include "../core/error.h"
 #include "../platform/named.h"
 #include "blocking.h"
@@ -14,8 +15,8 @@ typedef struct {
     PyObject *name; /* str */
     PyObject *path; /* bytes */
     struct pdi_semaphore semaphore;
-    int users;           /* calls that use `semaphore`; only under the GIL */
-    _Atomic bool closed; /* the last user unmaps */
+    int users;         /* calls that use `semaphore`; only under the GIL */
+    pdi_word32 closed; /* the last user unmaps */
 } Semaphore;
 
 static Semaphore *semaphore_new(pd_state *st, PyObject *name, const char *path)
@@ -110,7 +111,7 @@ static PyObject *semaphore_open(PyObject *cls, PyObject *args, PyObject *kwargs)
 
 static int begin_use(Semaphore *self)
 {
-    if (self->closed) {
+    if (pdi_peek32(&self->closed)) {
         pd_raise_text(self->st, PD_CLOSED, "the semaphore %R is closed", self->name);
         return -1;
     }
@@ -120,14 +121,15 @@ static int begin_use(Semaphore *self)
 
 static void end_use(Semaphore *self)
 {
-    if (--self->users == 0 && self->closed)
+    if (--self->users == 0 && pdi_peek32(&self->closed))
         pdi_semaphore_close(&self->semaphore);
 }
 
 static int wait_step(void *op, int64_t until)
 {
     Semaphore *self = op;
-    return self->closed ? PODIPC_ECLOSED : pdi_semaphore_wait(self->semaphore.sem, until);
+    return pdi_peek32(&self->closed) ? PODIPC_ECLOSED
+                                     : pdi_semaphore_wait(self->semaphore.sem, until);
 }
 
 static PyObject *acquire(Semaphore *self, PyObject *timeout)
@@ -224,7 +226,7 @@ static PyObject *semaphore_close(PyObject *op, PyObject *unused)
 {
     Semaphore *self = (Semaphore *)op;
     (void)unused;
-    self->closed = true;
+    pdi_poke32(&self->closed, true);
     self->users++;
     end_use(self);
     Py_RETURN_NONE;
@@ -271,7 +273,7 @@ static PyObject *semaphore_exit(PyObject *op, PyObject *unused)
 static PyObject *semaphore_repr(PyObject *op)
 {
     Semaphore *self = (Semaphore *)op;
-    if (self->closed)
+    if (pdi_peek32(&self->closed))
         return PyUnicode_FromFormat("<podipc.Semaphore %R: closed>", self->name);
     return PyUnicode_FromFormat("<podipc.Semaphore %R: value %u>", self->name,
                                 pdi_semaphore_value(self->semaphore.sem));
@@ -308,7 +310,7 @@ static PyObject *get_value(PyObject *op, void *unused)
 
 static PyObject *get_closed(PyObject *op, void *unused)
 {
-    (void)unused;
+    return PyBool_FromLong(pdi_peek32(&((Semaphore *)op)->closed) != 0);
     return PyBool_FromLong(((Semaphore *)op)->closed);
 }
 

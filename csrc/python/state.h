@@ -56,7 +56,7 @@ enum pd_type {
     PD_RECEIVED, /* base of a received array */
     PD_SEGMENT,
     PD_SEMAPHORE,
-    PD_INFRA,    /* what holds a Pod of the local runtime */
+    PD_INFRA, /* what holds a Pod of the local runtime */
     PD_TYPE_COUNT
 };
 

@@ -11,6 +11,6 @@ extern PyType_Spec pd_loaned_spec;    /* loan.c */
 extern PyType_Spec pd_received_spec;  /* receiver.c */
 extern PyType_Spec pd_segment_spec;   /* segment.c */
 extern PyType_Spec pd_semaphore_spec; /* semaphore.c */
-extern PyType_Spec pd_infra_spec;    /* infra.c */
+extern PyType_Spec pd_infra_spec;     /* infra.c */
 
 #endif
