@@ -310,8 +310,8 @@ static PyObject *get_value(PyObject *op, void *unused)
 
 static PyObject *get_closed(PyObject *op, void *unused)
 {
+    (void)unused;
     return PyBool_FromLong(pdi_peek32(&((Semaphore *)op)->closed) != 0);
-    return PyBool_FromLong(((Semaphore *)op)->closed);
 }
 
 PyDoc_STRVAR(semaphore_doc,
