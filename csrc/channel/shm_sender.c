@@ -587,7 +587,8 @@ static uint64_t close_op(podipc_sender *base)
         (void)flush_orphans(tx);
     while (tx->ep.link_count > 0) {
         struct pdi_link *link = tx->ep.links[0];
-        if (!forked && link->state == PDI_JOINED)
+        /* Also to a receiver whose answer we have not read: for it we have joined. */
+        if (!forked)
             (void)pdi_link_packet(link, PDI_BYE, 0, 0, -1);
         if (link->state == PDI_GREETING) {
             pdi_link_remove(&tx->ep, link);

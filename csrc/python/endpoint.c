@@ -71,15 +71,12 @@ int pd_options(pd_state *st, PyObject *args, PyObject *kwargs, bool receiver,
     return 0;
 }
 
-PyObject *pd_stats_dict(const podipc_stats *s, bool receiver)
+PyObject *pd_stats_dict(const podipc_stats *s)
 {
-    if (receiver)
-        return Py_BuildValue("{s:K,s:K,s:K,s:K,s:K,s:K}", "messages", s->messages, "bytes",
-                             s->bytes, "peers", s->peers, "peers_died", s->peers_died, "held",
-                             s->held, "skipped", s->skipped);
     return Py_BuildValue("{s:K,s:K,s:K,s:K,s:K,s:K,s:K,s:K,s:K,s:K,s:K,s:K}", "messages",
                          s->messages, "bytes", s->bytes, "peers", s->peers, "peers_died",
                          s->peers_died, "queued", s->queued, "held", s->held, "redelivered",
                          s->redelivered, "lost_taken", s->lost_taken, "skipped", s->skipped,
-                         "unheard", s->unheard, "reserved", s->reserved, "max_bytes", s->max_bytes);
+                         "unheard", s->unheard, "reserved", s->reserved, "max_bytes",
+                         s->max_bytes);
 }
