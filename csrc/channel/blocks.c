@@ -20,7 +20,7 @@ enum {
 
 uint64_t pdi_blocks_default_budget(void)
 {
-    return pdi_memory_limit() / 4;
+    return pdi_memory_limit() / 2;
 }
 
 int pdi_blocks_init(struct pdi_blocks *blocks, uint64_t max_bytes, int alarm)

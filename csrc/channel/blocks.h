@@ -19,9 +19,9 @@
 enum { PDI_BLOCK_CLASSES = 4 * 64 };
 
 struct pdi_block {
-    struct pdi_block *below;         /* on the stack of its class */
-    struct pdi_block *prev, *next;   /* of all blocks */
-    void *data;                      /* PODIPC_TENSOR_ALIGN-aligned */
+    struct pdi_block *below;       /* on the stack of its class */
+    struct pdi_block *prev, *next; /* of all blocks */
+    void *data;                    /* PODIPC_TENSOR_ALIGN-aligned */
     uint64_t cap;
     uint64_t charge; /* against the budget */
     uint32_t size_class;

@@ -4,8 +4,8 @@
  * parts, each with a header or a section here:
  *
  *   stream.c            the address, and what differs between the three
- *   stream_link.c       the sender's end of a connection
- *   stream_sender.c     podipc_sender on one link
+ *   stream_line.c       the sender's end of a connection
+ *   stream_sender.c     podipc_sender on one line
  *   stream_conn.c       the receiver's end of a connection
  *   stream_greeter.c    the receiver's thread that answers new senders
  *   stream_receiver.c   podipc_receiver on many connections
@@ -14,7 +14,7 @@
  * knows that a receiver of its own version has it; without the thread the first
  * send would wait until the receiver, deep in a computation, calls recv().
  *
- * Links and connections are used under the lock of their endpoint and never wait.
+ * Lines and connections are used under the lock of their endpoint and never wait.
  */
 #ifndef PDI_STREAM_H
 #define PDI_STREAM_H
@@ -57,15 +57,15 @@ bool pdi_stream_not_yet(int rc);
  * and close() prompt in the middle of gigabytes. */
 #define PDI_STREAM_QUANTUM 20000000 /* ns */
 
-/* ---- stream_link.c: the sender's end ---- */
+/* ---- stream_line.c: the sender's end ---- */
 
-enum pdi_link_state { PDI_LINK_DOWN, PDI_LINK_CONNECTING, PDI_LINK_GREETING, PDI_LINK_UP };
+enum pdi_line_state { PDI_LINE_DOWN, PDI_LINE_CONNECTING, PDI_LINE_GREETING, PDI_LINE_UP };
 
-struct pdi_link {
+struct pdi_line {
     const struct pdi_stream_at *at;
     uint64_t id; /* of the sender */
     int fd;
-    enum pdi_link_state state;
+    enum pdi_line_state state;
 
     /* Looking for a receiver. */
     int why;          /* the last result of pdi_stream_connect() */
@@ -89,25 +89,25 @@ struct pdi_link {
     uint64_t lost, died; /* tensors; receivers */
 };
 
-void pdi_link_init(struct pdi_link *link, const struct pdi_stream_at *at, uint64_t id);
+void pdi_line_init(struct pdi_line *line, const struct pdi_stream_at *at, uint64_t id);
 /* Closes the descriptor and frees. */
-void pdi_link_drop(struct pdi_link *link);
-/* Gets on with connecting. 0: up. -EAGAIN: wait for link->fd, or if it is -1 until
- * link->retry_at. */
-int pdi_link_connect(struct pdi_link *link, bool now, podipc_error *err);
+void pdi_line_drop(struct pdi_line *line);
+/* Gets on with connecting. 0: up. -EAGAIN: wait for line->fd, or if it is -1 until
+ * line->retry_at. */
+int pdi_line_connect(struct pdi_line *line, bool now, podipc_error *err);
 /* Begins the frame of a tensor; no other may be active. */
-int pdi_link_begin(struct pdi_link *link, const podipc_tensor *t, podipc_error *err);
+int pdi_line_begin(struct pdi_line *line, const podipc_tensor *t, podipc_error *err);
 /* Whether the receiver is still there: 0 or -EPIPE. */
-int pdi_link_check(struct pdi_link *link);
+int pdi_line_check(struct pdi_line *line);
 /* Writes as much of the active frame as goes. 0: all. -EAGAIN: no room.
  * -EINPROGRESS: `stop` has passed. -EPIPE: the receiver is gone. */
-int pdi_link_push(struct pdi_link *link, const void *payload, int64_t stop);
+int pdi_line_push(struct pdi_line *line, const void *payload, int64_t stop);
 /* After -EPIPE: closes, and finds out how the receiver left. 0: in order, with
  * all that was sent to it. PODIPC_EPEERDIED: otherwise. */
-int pdi_link_lost(struct pdi_link *link, podipc_error *err);
+int pdi_line_lost(struct pdi_line *line, podipc_error *err);
 /* Says goodbye, as far as that goes without waiting: 0 or -EAGAIN. */
-int pdi_link_goodbye(struct pdi_link *link);
-void pdi_link_explain(const struct pdi_link *link, char *text, size_t cap);
+int pdi_line_goodbye(struct pdi_line *line);
+void pdi_line_explain(const struct pdi_line *line, char *text, size_t cap);
 
 /* ---- stream_conn.c: the receiver's end ---- */
 

@@ -20,8 +20,7 @@ static void remove_pending(struct pdi_greeter *g, int i, bool do_close)
     if (do_close)
         pdi_close(&g->pending[i].fd);
     g->count--;
-    memmove(&g->pending[i], &g->pending[i + 1],
-            (size_t)(g->count - i) * sizeof g->pending[0]);
+    memmove(&g->pending[i], &g->pending[i + 1], (size_t)(g->count - i) * sizeof g->pending[0]);
 }
 
 static bool answer(const struct pdi_greeter *g, int fd)
@@ -53,8 +52,8 @@ static bool listen_to(struct pdi_greeter *g, int i)
     if (plausible && g->pending[i].n < sizeof *theirs)
         return false;
     podipc_error err;
-    int rc = plausible ? pdi_greeting_check(theirs, PDI_STREAM_SENDER, g->where, &err)
-                       : PODIPC_ECORRUPT;
+    int rc =
+        plausible ? pdi_greeting_check(theirs, PDI_STREAM_SENDER, g->where, &err) : PODIPC_ECORRUPT;
     if (rc == PODIPC_EVERSION) {
         (void)answer(g, fd);
         g->turned_away(g->arg, &err);
@@ -132,7 +131,7 @@ int pdi_greeter_start(struct pdi_greeter *g)
 {
     int rc = pdi_alarm_open(&g->stop);
     if (rc == 0)
-        rc = pdi_thread_start(&g->thread, "podipc-greeter", run, g);
+        rc = pdi_thread_start(&g->thread, run, g);
     g->running = rc == 0;
     return rc;
 }

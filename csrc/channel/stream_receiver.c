@@ -6,7 +6,6 @@
  * while waiting.
  */
 #include <errno.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -44,8 +43,8 @@ struct stream_rx {
     struct pdi_conn *first, **last; /* the queue */
     uint32_t since_news, blocked;
 
-    uint64_t joined; /* senders, ever */
-    uint64_t missed; /* that died and in whose stead nobody has come yet */
+    bool joined; /* some sender, ever */
+    bool ended;  /* the last one to leave closed in order */
     uint64_t strangers;
     bool has_news; /* somebody was turned away: `news` says why */
     podipc_error news;
@@ -59,7 +58,7 @@ static struct stream_rx *rx_of(podipc_receiver *base)
 
 static bool is_forked(struct stream_rx *rx)
 {
-    return atomic_load_explicit(&rx->fork.forked, memory_order_relaxed) != 0;
+    return pdi_forked(&rx->fork);
 }
 
 static void enqueue(struct stream_rx *rx, struct pdi_conn *c)
@@ -132,19 +131,12 @@ static void drop_conn(struct stream_rx *rx, struct pdi_conn *c, bool bye)
     pdi_conn_free(c, &rx->blocks, bye);
 }
 
-static void count_join(struct stream_rx *rx)
-{
-    rx->joined++;
-    rx->missed -= rx->missed > 0;
-}
-
 /* From the greeter. */
 static int joined(void *arg, int fd, uint64_t sender)
 {
     struct stream_rx *rx = arg;
     int rc = rx->closed ? PODIPC_ECLOSED : add_conn(rx, fd, PDI_CONN_HEAD, sender);
-    if (rc == 0)
-        count_join(rx);
+    rx->joined |= rc == 0;
     return rc;
 }
 
@@ -179,9 +171,9 @@ static int leave(struct stream_rx *rx, struct pdi_conn *c, int rc, podipc_error 
     bool was_in = c->state > PDI_CONN_GREETING;
     bool fifo = rx->at.method == PODIPC_FIFO;
     rx->strangers += rc == PDI_CONN_STRANGER;
-    if (was_in && rc != PDI_CONN_LEFT) {
-        rx->died++;
-        rx->missed++;
+    if (was_in) {
+        rx->ended = rc == PDI_CONN_LEFT;
+        rx->died += rc != PDI_CONN_LEFT;
     }
     if (!fifo) {
         drop_conn(rx, c, false);
@@ -250,6 +242,8 @@ static void deliver(struct stream_rx *rx, struct pdi_conn *c, podipc_message *ou
     out->tensor.type = t->type;
     memcpy(out->tensor.shape, t->shape, t->ndim * sizeof(int64_t));
     out->data = c->block->data;
+    out->scarce = false;
+    out->place = 0;
     out->owner = c->block;
     out->id = c->taken;
     out->sender = c->sender;
@@ -271,10 +265,8 @@ static int read_queue(struct stream_rx *rx, podipc_message *out, uint64_t quota,
         struct pdi_conn *c = dequeue(rx);
         if (!c)
             return -EAGAIN;
-        enum pdi_conn_state before = c->state;
         int rc = pdi_conn_read(c, &rx->blocks, quota, stop, err);
-        if (before <= PDI_CONN_GREETING && c->state > PDI_CONN_GREETING)
-            count_join(rx);
+        rx->joined |= c->state > PDI_CONN_GREETING;
         if (rc == 0) {
             deliver(rx, c, out);
             return 0;
@@ -316,8 +308,9 @@ static int no_tensor(struct stream_rx *rx, podipc_error *err)
             *err = rx->news;
         return rx->news.code;
     }
-    if (rx->joined > 0 && rx->missed == 0 && peers(rx) == 0)
-        return pdi_fail(err, PODIPC_ECLOSED, "", "every sender to %s has closed", rx->at.name);
+    if (rx->ended && peers(rx) == 0)
+        return pdi_fail(err, PODIPC_ECLOSED, "",
+                        "every sender to %s has closed and nothing is left", rx->at.name);
     return 0;
 }
 
@@ -401,7 +394,7 @@ static void explain(podipc_receiver *base, char *text, size_t cap)
     struct stream_rx *rx = rx_of(base);
     uint64_t reserved, lent;
     if (is_forked(rx)) {
-        (void)snprintf(text, cap, "this receiver belongs to the parent process");
+        (void)snprintf(text, cap, "This receiver belongs to the parent process");
         return;
     }
     pthread_mutex_lock(&rx->lock);
@@ -417,7 +410,7 @@ static void explain(podipc_receiver *base, char *text, size_t cap)
                        (unsigned long long)n, n == 1 ? " is" : "s are", rx->at.name,
                        explain_partial(rx));
     else
-        (void)snprintf(text, cap, "no sender is connected to %s%s: start one, or %s", rx->at.name,
+        (void)snprintf(text, cap, "No sender is connected to %s%s: start one, or %s", rx->at.name,
                        rx->joined ? " any more" : "", pdi_stream_at_advice(&rx->at));
     size_t at = strlen(text);
     if (strangers)

@@ -1,11 +1,10 @@
-/* stream_sender.c - podipc_sender on one link.
+/* stream_sender.c - podipc_sender on one line.
  *
- * One thread at a time has the link (`current`); others that want to send wait on
+ * One thread at a time has the line (`current`); others that want to send wait on
  * `turn`. A frame that was begun stays its sending's until it is finished or
  * cancelled, over any number of calls. The lock is not held while waiting.
  */
 #include <errno.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,7 +30,7 @@ struct stream_tx {
     pthread_cond_t turn;
     struct pdi_fork_hook fork;
     const podipc_sending *current;
-    struct pdi_link link;
+    struct pdi_line line;
     struct pdi_blocks blocks;
     int alarm; /* raised by close() */
     unsigned waiting, waiting_for_memory;
@@ -46,7 +45,7 @@ static struct stream_tx *tx_of(podipc_sender *base)
 
 static bool is_forked(struct stream_tx *tx)
 {
-    return atomic_load_explicit(&tx->fork.forked, memory_order_relaxed) != 0;
+    return pdi_forked(&tx->fork);
 }
 
 static int forked(const struct stream_tx *tx, podipc_error *err)
@@ -98,8 +97,8 @@ static int loan_get(podipc_sender *base, const podipc_tensor *tensor, int64_t un
         rc = tx->closed ? closed(tx, err)
                         : pdi_blocks_lend(&tx->blocks, tensor->nbytes, 0, &block, err);
         if (rc == 0)
-            *out = (podipc_loan){
-                .data = block->data, .size = tensor->nbytes, .id = (uintptr_t)block};
+            *out =
+                (podipc_loan){.data = block->data, .size = tensor->nbytes, .id = (uintptr_t)block};
         if (rc != -EAGAIN || is_past(until))
             break;
         tx->waiting_for_memory++;
@@ -123,24 +122,24 @@ static void loan_let_go(podipc_sender *base, podipc_loan *loan)
     pthread_mutex_unlock(&tx->lock);
 }
 
-/* Goes on with the sending that has the link, without waiting. */
+/* Goes on with the sending that has the line, without waiting. */
 static int advance(struct stream_tx *tx, podipc_sending *s, bool now, int64_t stop,
                    podipc_error *err)
 {
-    struct pdi_link *link = &tx->link;
+    struct pdi_line *line = &tx->line;
     for (;;) {
         int rc = 0;
-        if (link->state != PDI_LINK_UP) {
+        if (line->state != PDI_LINE_UP) {
             s->stage = STAGE_NEW;
-            rc = pdi_link_connect(link, now, err);
+            rc = pdi_line_connect(line, now, err);
             if (rc < 0)
                 return rc;
         }
-        if (s->stage == STAGE_NEW && !link->active) {
+        if (s->stage == STAGE_NEW && !line->active) {
             /* TCP takes bytes for a receiver that is gone; the others refuse. */
-            rc = tx->at.method == PODIPC_TCP ? pdi_link_check(link) : 0;
+            rc = tx->at.method == PODIPC_TCP ? pdi_line_check(line) : 0;
             if (rc == 0) {
-                rc = pdi_link_begin(link, s->tensor, err);
+                rc = pdi_line_begin(line, s->tensor, err);
                 if (rc < 0)
                     return rc;
                 s->stage = STAGE_BEGUN;
@@ -149,19 +148,19 @@ static int advance(struct stream_tx *tx, podipc_sending *s, bool now, int64_t st
         /* What an earlier sending owes goes first. */
         bool own = s->stage == STAGE_BEGUN;
         if (rc == 0)
-            rc = pdi_link_push(link, s->loan ? s->loan->data : s->data, stop);
+            rc = pdi_line_push(line, s->loan ? s->loan->data : s->data, stop);
         if (rc == 0 && own)
             return 0;
         if (rc == -EPIPE) {
             s->stage = STAGE_NEW;
-            rc = pdi_link_lost(link, err);
+            rc = pdi_line_lost(line, err);
         }
         if (rc < 0)
             return rc;
     }
 }
 
-/* Becomes the one who has the link. 0, -EAGAIN, PODIPC_ECLOSED. */
+/* Becomes the one who has the line. 0, -EAGAIN, PODIPC_ECLOSED. */
 static int take_turn(struct stream_tx *tx, podipc_sending *s, int64_t until, podipc_error *err)
 {
     while (!tx->closed && tx->current && tx->current != s) {
@@ -174,7 +173,7 @@ static int take_turn(struct stream_tx *tx, podipc_sending *s, int64_t until, pod
     if (tx->current != s)
         s->stage = STAGE_NEW;
     else if (s->stage == STAGE_NEW)
-        tx->link.abandoned = tx->link.active;
+        tx->line.abandoned = tx->line.active;
     tx->current = s;
     return 0;
 }
@@ -197,9 +196,9 @@ static int send_locked(struct stream_tx *tx, podipc_sending *s, int64_t until, p
         rc = advance(tx, s, until == 0, stop, err);
         if ((rc != -EAGAIN && rc != -EINPROGRESS) || rc == -EINPROGRESS || is_past(until))
             break;
-        struct pdi_link *link = &tx->link;
-        int64_t wake = link->fd < 0 && link->retry_at < until ? link->retry_at : until;
-        wait_io(tx, link->fd, link->state != PDI_LINK_GREETING, wake);
+        struct pdi_line *line = &tx->line;
+        int64_t wake = line->fd < 0 && line->retry_at < until ? line->retry_at : until;
+        wait_io(tx, line->fd, line->state != PDI_LINE_GREETING, wake);
         if (tx->closed) {
             s->stage = STAGE_NEW;
             return closed(tx, err);
@@ -242,7 +241,7 @@ static void send_cancel(podipc_sender *base, podipc_sending *s)
         return;
     pthread_mutex_lock(&tx->lock);
     if (tx->current == s) {
-        tx->link.abandoned = tx->link.active;
+        tx->line.abandoned = tx->line.active;
         give_turn(tx);
     }
     s->stage = STAGE_NEW;
@@ -254,11 +253,11 @@ static void explain(podipc_sender *base, char *text, size_t cap)
     struct stream_tx *tx = tx_of(base);
     uint64_t reserved, lent;
     if (is_forked(tx)) {
-        (void)snprintf(text, cap, "this sender belongs to the parent process");
+        (void)snprintf(text, cap, "This sender belongs to the parent process");
         return;
     }
     pthread_mutex_lock(&tx->lock);
-    pdi_link_explain(&tx->link, text, cap);
+    pdi_line_explain(&tx->line, text, cap);
     pdi_blocks_count(&tx->blocks, &reserved, &lent);
     size_t n = strlen(text);
     if (lent)
@@ -277,8 +276,8 @@ static void stats(podipc_sender *base, podipc_stats *out)
     pthread_mutex_lock(&tx->lock);
     out->messages = tx->messages;
     out->bytes = tx->bytes;
-    out->peers = tx->link.state == PDI_LINK_UP;
-    out->peers_died = tx->link.died;
+    out->peers = tx->line.state == PDI_LINE_UP;
+    out->peers_died = tx->line.died;
     pdi_blocks_count(&tx->blocks, &out->reserved, &out->held);
     out->max_bytes = tx->blocks.max_bytes;
     pthread_mutex_unlock(&tx->lock);
@@ -287,27 +286,27 @@ static void stats(podipc_sender *base, podipc_stats *out)
 static void make_room(struct stream_tx *tx)
 {
     if (tx->at.method == PODIPC_FIFO)
-        pdi_fifo_make_room(tx->link.fd, 2 * GOODBYE_ROOM);
+        pdi_fifo_make_room(tx->line.fd, 2 * GOODBYE_ROOM);
     else
-        pdi_socket_make_room(tx->link.fd, GOODBYE_ROOM);
+        pdi_socket_make_room(tx->line.fd, GOODBYE_ROOM);
 }
 
 /* The receiver must learn that this was in order, so a full buffer is waited for a
- * little. Everybody else finds the sender closed and leaves the link alone. */
+ * little. Everybody else finds the sender closed and leaves the line alone. */
 static void say_goodbye(struct stream_tx *tx)
 {
     int64_t until = pdi_now() + GOODBYE_NS;
-    int rc = pdi_link_goodbye(&tx->link);
+    int rc = pdi_line_goodbye(&tx->line);
     if (rc == -EAGAIN) {
         make_room(tx);
-        rc = pdi_link_goodbye(&tx->link);
+        rc = pdi_line_goodbye(&tx->line);
     }
     while (rc == -EAGAIN && pdi_now() < until) {
-        int fd = tx->link.fd, never = -1;
+        int fd = tx->line.fd, never = -1;
         pthread_mutex_unlock(&tx->lock);
         pdi_wait_io(fd, true, never, until);
         pthread_mutex_lock(&tx->lock);
-        rc = pdi_link_goodbye(&tx->link);
+        rc = pdi_line_goodbye(&tx->line);
     }
 }
 
@@ -323,14 +322,14 @@ static uint64_t tx_close(podipc_sender *base)
         pdi_alarm(tx->alarm);
         pthread_cond_broadcast(&tx->turn);
         say_goodbye(tx);
-        if (tx->link.state == PDI_LINK_UP && pdi_link_check(&tx->link) < 0)
-            (void)pdi_link_lost(&tx->link, NULL);
-        pdi_link_drop(&tx->link);
+        if (tx->line.state == PDI_LINE_UP && pdi_line_check(&tx->line) < 0)
+            (void)pdi_line_lost(&tx->line, NULL);
+        pdi_line_drop(&tx->line);
         pdi_blocks_retire(&tx->blocks);
         if (tx->waiting == 0)
             pdi_close(&tx->alarm);
     }
-    uint64_t lost = tx->link.lost;
+    uint64_t lost = tx->line.lost;
     pthread_mutex_unlock(&tx->lock);
     return lost;
 }
@@ -338,7 +337,7 @@ static uint64_t tx_close(podipc_sender *base)
 static void in_child(void *arg)
 {
     struct stream_tx *tx = arg;
-    pdi_close(&tx->link.fd);
+    pdi_close(&tx->line.fd);
     pdi_close(&tx->alarm);
 }
 
@@ -349,7 +348,7 @@ static void tx_free(podipc_sender *base)
     pdi_fork_forget(&tx->fork);
     if (is_forked(tx)) {
         /* What the blocks were at fork() is anybody's guess; they stay. */
-        pdi_link_drop(&tx->link);
+        pdi_line_drop(&tx->line);
     } else {
         pdi_blocks_destroy(&tx->blocks);
         (void)pthread_cond_destroy(&tx->turn);
@@ -395,7 +394,7 @@ int pdi_stream_sender_open(const podipc_options *options, podipc_sender **out, p
     int rc = pdi_stream_at_open(options, &tx->at, err);
     if (rc < 0)
         goto err;
-    pdi_link_init(&tx->link, &tx->at, pdi_random64());
+    pdi_line_init(&tx->line, &tx->at, pdi_random64());
     rc = pdi_alarm_open(&tx->alarm);
     if (rc == 0)
         rc = init_locks(tx);

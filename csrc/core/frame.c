@@ -29,8 +29,8 @@ void pdi_greeting_make(struct pdi_greeting *g, enum pdi_stream_role role, uint64
 
 bool pdi_greeting_plausible(const void *bytes, size_t n)
 {
-    return memcmp(bytes, greeting_magic,
-                  n < sizeof greeting_magic ? n : sizeof greeting_magic) == 0;
+    return memcmp(bytes, greeting_magic, n < sizeof greeting_magic ? n : sizeof greeting_magic) ==
+           0;
 }
 
 int pdi_greeting_check(const struct pdi_greeting *g, enum pdi_stream_role role, const char *where,
@@ -114,8 +114,8 @@ void pdi_frame_encode(const podipc_tensor *t, uint64_t sequence, void *out)
 
 void pdi_frame_bye(uint64_t sequence, struct pdi_frame_head *out)
 {
-    *out = (struct pdi_frame_head){
-        .magic = FRAME_MAGIC, .kind = PDI_FRAME_BYE, .sequence = sequence};
+    *out =
+        (struct pdi_frame_head){.magic = FRAME_MAGIC, .kind = PDI_FRAME_BYE, .sequence = sequence};
 }
 
 int pdi_frame_check(const struct pdi_frame_head *head, uint64_t sequence, podipc_error *err)
@@ -130,8 +130,7 @@ int pdi_frame_check(const struct pdi_frame_head *head, uint64_t sequence, podipc
     if (head->kind == PDI_FRAME_BYE && !head->ndim && !head->type_len && !head->nbytes)
         return 0;
     if (head->kind != PDI_FRAME_TENSOR)
-        return pdi_fail(err, PODIPC_ECORRUPT, "", "unknown kind of frame %u",
-                        (unsigned)head->kind);
+        return pdi_fail(err, PODIPC_ECORRUPT, "", "unknown kind of frame %u", (unsigned)head->kind);
     if (head->ndim > PODIPC_MAX_DIMS || head->type_len > PODIPC_MAX_TYPE ||
         head->nbytes > NBYTES_MAX || (head->flags & ~PODIPC_FORTRAN))
         return pdi_fail(err, PODIPC_ECORRUPT, "",

@@ -37,8 +37,7 @@ static int address_of(const char *path, struct sockaddr_un *a, int *dir)
     return put < 0 || (size_t)put >= sizeof a->sun_path ? -ENAMETOOLONG : 0;
 }
 
-static int call_at(const char *path, int fd,
-                   int (*call)(int, const struct sockaddr *, socklen_t))
+static int call_at(const char *path, int fd, int (*call)(int, const struct sockaddr *, socklen_t))
 {
     struct sockaddr_un a;
     int dir;
