@@ -11,6 +11,10 @@ int podipc_sender_open(const podipc_options *options, podipc_sender **out, podip
     switch (options->method) {
     case PODIPC_SHM:
         return pdi_shm_sender_open(options, out, err);
+    case PODIPC_TCP:
+    case PODIPC_UNIX:
+    case PODIPC_FIFO:
+        return pdi_stream_sender_open(options, out, err);
     default:
         break;
     }
@@ -22,6 +26,10 @@ int podipc_receiver_open(const podipc_options *options, podipc_receiver **out, p
     switch (options->method) {
     case PODIPC_SHM:
         return pdi_shm_receiver_open(options, out, err);
+    case PODIPC_TCP:
+    case PODIPC_UNIX:
+    case PODIPC_FIFO:
+        return pdi_stream_receiver_open(options, out, err);
     default:
         break;
     }

@@ -1,0 +1,117 @@
+#include "io.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <sys/epoll.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "clock.h"
+
+static ssize_t result(ssize_t n)
+{
+    return n >= 0 ? n : errno == EWOULDBLOCK ? -EAGAIN : -errno;
+}
+
+ssize_t pdi_read(int fd, const struct iovec *iov, int n)
+{
+    ssize_t got;
+    do
+        got = n == 1 ? read(fd, iov->iov_base, iov->iov_len) : readv(fd, iov, n);
+    while (got < 0 && errno == EINTR);
+    return result(got);
+}
+
+ssize_t pdi_write_socket(int fd, const struct iovec *iov, int n)
+{
+    struct msghdr msg = {.msg_iov = (struct iovec *)(uintptr_t)iov, .msg_iovlen = (size_t)n};
+    ssize_t put;
+    do
+        put = sendmsg(fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL);
+    while (put < 0 && errno == EINTR);
+    return result(put);
+}
+
+/* SIGPIPE is kept from this thread while it writes, and one that the write caused
+ * is taken back; one that was pending before is left alone. */
+ssize_t pdi_write_pipe(int fd, const struct iovec *iov, int n)
+{
+    sigset_t sigpipe, before, pending;
+    sigemptyset(&sigpipe);
+    sigaddset(&sigpipe, SIGPIPE);
+    pthread_sigmask(SIG_BLOCK, &sigpipe, &before);
+    bool blocked = sigismember(&before, SIGPIPE);
+    bool was_pending = blocked && sigpending(&pending) == 0 && sigismember(&pending, SIGPIPE);
+    ssize_t put;
+    do
+        put = writev(fd, iov, n);
+    while (put < 0 && errno == EINTR);
+    put = result(put);
+    if (put == -EPIPE && !was_pending) {
+        const struct timespec now = {0};
+        while (sigtimedwait(&sigpipe, NULL, &now) < 0 && errno == EINTR)
+            ;
+    }
+    if (!blocked)
+        pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return put;
+}
+
+uint64_t pdi_unread(int fd)
+{
+    int n = 0;
+    return ioctl(fd, FIONREAD, &n) < 0 || n < 0 ? 0 : (uint64_t)n;
+}
+
+void pdi_alarm_clear(int alarm)
+{
+    uint64_t count;
+    while (read(alarm, &count, sizeof count) < 0 && errno == EINTR)
+        ;
+}
+
+void pdi_wait_io(int fd, bool writable, int alarm, int64_t until)
+{
+    struct pollfd fds[2] = {{.fd = alarm, .events = POLLIN},
+                            {.fd = fd, .events = writable ? POLLIN | POLLOUT : POLLIN}};
+    (void)poll(fds, fd >= 0 ? 2 : 1, pdi_poll_ms(until));
+}
+
+uint64_t pdi_wait_any(const int *fds, int n, int64_t until)
+{
+    struct pollfd polled[64];
+    uint64_t ready = 0;
+    for (int i = 0; i < n; i++)
+        polled[i] = (struct pollfd){.fd = fds[i], .events = POLLIN};
+    if (poll(polled, (nfds_t)n, pdi_poll_ms(until)) > 0)
+        for (int i = 0; i < n; i++)
+            ready |= (uint64_t)(polled[i].revents != 0) << i;
+    return ready;
+}
+
+int pdi_epoll_open(int *fd)
+{
+    *fd = epoll_create1(EPOLL_CLOEXEC);
+    return *fd < 0 ? -errno : 0;
+}
+
+int pdi_epoll_add(int epoll, int fd, uint64_t tag, bool edge)
+{
+    struct epoll_event event = {.events = EPOLLIN, .data.u64 = tag};
+    if (edge)
+        event.events |= EPOLLRDHUP | EPOLLET;
+    return epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event) < 0 ? -errno : 0;
+}
+
+int pdi_epoll_wait(int epoll, uint64_t *tags, int cap, int64_t until)
+{
+    struct epoll_event events[64];
+    int n = epoll_wait(epoll, events, cap < 64 ? cap : 64, pdi_poll_ms(until));
+    for (int i = 0; i < n; i++)
+        tags[i] = events[i].data.u64;
+    return n < 0 ? 0 : n;
+}
