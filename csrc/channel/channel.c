@@ -11,6 +11,8 @@ int podipc_sender_open(const podipc_options *options, podipc_sender **out, podip
     switch (options->method) {
     case PODIPC_SHM:
         return pdi_shm_sender_open(options, out, err);
+    case PODIPC_FILE:
+        return pdi_volume_sender_open(options, out, err);
     default:
         break;
     }
@@ -22,6 +24,8 @@ int podipc_receiver_open(const podipc_options *options, podipc_receiver **out, p
     switch (options->method) {
     case PODIPC_SHM:
         return pdi_shm_receiver_open(options, out, err);
+    case PODIPC_FILE:
+        return pdi_volume_receiver_open(options, out, err);
     default:
         break;
     }

@@ -1,0 +1,207 @@
+/* volume.c - joining and leaving a channel of files. */
+#include "volume.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "../core/error.h"
+#include "../platform/lockfile.h"
+#include "../platform/random.h"
+#include "../platform/wholefile.h"
+
+#define LEAVE_NS 1000000000 /* how long to try for the gate's lock */
+
+static void own_name(const struct pdi_endpoint *e, char out[PDI_FILE_NAME])
+{
+    enum pdi_file_kind kind = e->receiver ? PDI_NAME_RECEIVER : PDI_NAME_SENDER;
+    pdi_file_name_write(out, &(struct pdi_file_name){kind, .who = e->id});
+}
+
+/* Nobody is making anything while the gate is locked by us. */
+static void remove_unmade(void *arg, const char *name)
+{
+    const struct pdi_endpoint *e = arg;
+    if (pdi_file_name_read(name).kind == PDI_NAME_MAKING)
+        (void)pdi_directory_remove(&e->dir, name);
+}
+
+static void count_one(void *arg, const char *name)
+{
+    *(uint32_t *)arg += pdi_file_name_read(name).kind != PDI_NAME_GATE;
+}
+
+/* Joining failed: if the directory was made for this, it goes again. */
+static void leave_empty(struct pdi_endpoint *e)
+{
+    uint32_t others = 0;
+    if (pdi_directory_list(&e->dir, count_one, &others) == 0 && others == 0)
+        pdi_directory_retire(&e->dir);
+}
+
+int pdi_endpoint_open(struct pdi_endpoint *e, const podipc_options *o, bool receiver,
+                      void (*in_child)(void *), void *arg, podipc_error *err)
+{
+    memset(e, 0, sizeof *e);
+    e->dir.fd = e->dir.gate = e->own = -1;
+    e->receiver = receiver;
+    e->id = pdi_random64();
+    pthread_mutex_init(&e->lock, NULL);
+    int rc = pdi_watch_open(&e->watch);
+    if (rc < 0) {
+        pdi_fail(err, rc, "eventfd", "cannot open %s", o->path);
+        goto err;
+    }
+    rc = pdi_directory_open(&e->dir, o->path, o->mode, err);
+    if (rc < 0)
+        goto err;
+    (void)pdi_directory_list(&e->dir, remove_unmade, e);
+    char making[PDI_FILE_NAME], name[PDI_FILE_NAME];
+    pdi_file_name_write(making, &(struct pdi_file_name){PDI_NAME_MAKING, .who = e->id});
+    own_name(e, name);
+    e->own = pdi_lockfile_make(e->dir.fd, making, name, o->mode);
+    if (e->own == -EACCES || e->own == -EPERM || e->own == -EROFS) {
+        rc = pdi_directory_refused(o->path, -1, NULL, e->own, "open", o->mode, err);
+        goto err;
+    }
+    if (e->own < 0) {
+        rc = pdi_fail(err, e->own, "open", "cannot make a file in %.200s", o->path);
+        goto err;
+    }
+    rc = pdi_fork_watch(&e->fork, in_child, arg, &e->lock);
+    if (rc < 0) {
+        (void)pdi_directory_remove(&e->dir, name);
+        pdi_fail(err, rc, "pthread_atfork", "cannot open %.200s", o->path);
+        goto err;
+    }
+    pdi_directory_unlock(&e->dir);
+    return 0;
+err:
+    if (e->dir.gate >= 0)
+        leave_empty(e);
+    pdi_wholefile_drop(e->own);
+    pdi_directory_free(&e->dir);
+    pdi_watch_close(&e->watch);
+    pthread_mutex_destroy(&e->lock);
+    return rc;
+}
+
+void pdi_endpoint_in_child(struct pdi_endpoint *e)
+{
+    pdi_wholefile_drop(e->own);
+    e->own = -1;
+    pdi_directory_close(&e->dir);
+    pdi_watch_close(&e->watch);
+}
+
+struct leaving {
+    struct pdi_endpoint *e;
+    bool company;     /* somebody else lives */
+    uint64_t dropped; /* own tensors that nobody will get */
+};
+
+/* First pass: who is left, and a note to every receiver. */
+static void tell(void *arg, const char *name)
+{
+    struct leaving *l = arg;
+    struct pdi_endpoint *e = l->e;
+    struct pdi_file_name n = pdi_file_name_read(name);
+    switch (n.kind) {
+    case PDI_NAME_SENDER:
+    case PDI_NAME_RECEIVER: {
+        if (n.who == e->id)
+            break;
+        int held = pdi_lockfile_held(e->dir.fd, name);
+        if (held == 0 || held == -ENOENT)
+            break;
+        l->company = true;
+        if (!e->receiver && n.kind == PDI_NAME_RECEIVER) {
+            char note[PDI_FILE_NAME];
+            pdi_file_name_write(note,
+                                &(struct pdi_file_name){PDI_NAME_BYE, .to = n.who, .who = e->id});
+            (void)pdi_directory_touch(&e->dir, note);
+        }
+        break;
+    }
+    case PDI_NAME_WRITING:
+        if (n.who == e->id)
+            (void)pdi_directory_remove(&e->dir, name);
+        break;
+    case PDI_NAME_BYE:
+    case PDI_NAME_DIED:
+        if (n.to == e->id)
+            (void)pdi_directory_remove(&e->dir, name);
+        break;
+    default:
+        break;
+    }
+}
+
+/* Second pass of the last one: what nobody will ever look at. */
+static void drop(void *arg, const char *name)
+{
+    struct leaving *l = arg;
+    struct pdi_file_name n = pdi_file_name_read(name);
+    if (n.kind == PDI_NAME_OTHER || n.kind == PDI_NAME_GATE)
+        return;
+    if (pdi_directory_remove(&l->e->dir, name) == 0 && n.kind == PDI_NAME_TENSOR &&
+        n.who == l->e->id)
+        l->dropped++;
+}
+
+uint64_t pdi_endpoint_leave(struct pdi_endpoint *e)
+{
+    struct leaving l = {.e = e};
+    /* Without the gate we still say goodbye, but leave the tidying to others. */
+    bool locked = pdi_directory_lock(&e->dir, LEAVE_NS) == 0;
+    int rc = pdi_directory_list(&e->dir, tell, &l);
+    char name[PDI_FILE_NAME];
+    own_name(e, name);
+    (void)pdi_directory_remove(&e->dir, name);
+    if (locked && rc == 0 && !l.company) {
+        (void)pdi_directory_list(&e->dir, drop, &l);
+        pdi_directory_retire(&e->dir);
+    }
+    if (locked)
+        pdi_directory_unlock(&e->dir);
+    /* The lock goes after the name: whoever finds it free can tell. */
+    pdi_wholefile_drop(e->own);
+    e->own = -1;
+    return l.dropped;
+}
+
+void pdi_endpoint_free(struct pdi_endpoint *e)
+{
+    pdi_fork_forget(&e->fork);
+    pdi_directory_free(&e->dir);
+    pdi_watch_close(&e->watch);
+    free(e->peers);
+    pthread_mutex_destroy(&e->lock);
+}
+
+int pdi_endpoint_usable(struct pdi_endpoint *e, podipc_error *err)
+{
+    if (atomic_load_explicit(&e->fork.forked, memory_order_relaxed))
+        return pdi_fail(err, PODIPC_EFORKED, "",
+                        "this handle was opened by the parent of this process: open one of your "
+                        "own after fork()");
+    if (atomic_load(&e->closed))
+        return pdi_fail(err, PODIPC_ECLOSED, "", "this %s is closed",
+                        e->receiver ? "receiver" : "sender");
+    return 0;
+}
+
+uint32_t pdi_endpoint_live(const struct pdi_endpoint *e)
+{
+    uint32_t live = 0;
+    for (uint32_t i = 0; i < e->count; i++)
+        live += e->peers[i].state == PDI_PEER_LIVE && e->peers[i].named;
+    return live;
+}
+
+void pdi_endpoint_sleep(struct pdi_endpoint *e, int64_t until)
+{
+    pthread_mutex_unlock(&e->lock);
+    pdi_watch_wait(&e->watch, until);
+    pthread_mutex_lock(&e->lock);
+}
