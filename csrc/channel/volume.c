@@ -12,7 +12,7 @@
 
 #define LEAVE_NS 1000000000 /* how long to try for the gate's lock */
 
-static void own_name(const struct pdi_endpoint *e, char out[PDI_FILE_NAME])
+static void own_name(const struct pdi_member *e, char out[PDI_FILE_NAME])
 {
     enum pdi_file_kind kind = e->receiver ? PDI_NAME_RECEIVER : PDI_NAME_SENDER;
     pdi_file_name_write(out, &(struct pdi_file_name){kind, .who = e->id});
@@ -21,7 +21,7 @@ static void own_name(const struct pdi_endpoint *e, char out[PDI_FILE_NAME])
 /* Nobody is making anything while the gate is locked by us. */
 static void remove_unmade(void *arg, const char *name)
 {
-    const struct pdi_endpoint *e = arg;
+    const struct pdi_member *e = arg;
     if (pdi_file_name_read(name).kind == PDI_NAME_MAKING)
         (void)pdi_directory_remove(&e->dir, name);
 }
@@ -32,15 +32,15 @@ static void count_one(void *arg, const char *name)
 }
 
 /* Joining failed: if the directory was made for this, it goes again. */
-static void leave_empty(struct pdi_endpoint *e)
+static void leave_empty(struct pdi_member *e)
 {
     uint32_t others = 0;
     if (pdi_directory_list(&e->dir, count_one, &others) == 0 && others == 0)
         pdi_directory_retire(&e->dir);
 }
 
-int pdi_endpoint_open(struct pdi_endpoint *e, const podipc_options *o, bool receiver,
-                      void (*in_child)(void *), void *arg, podipc_error *err)
+int pdi_member_open(struct pdi_member *e, const podipc_options *o, bool receiver,
+                    void (*in_child)(void *), void *arg, podipc_error *err)
 {
     memset(e, 0, sizeof *e);
     e->dir.fd = e->dir.gate = e->own = -1;
@@ -86,7 +86,7 @@ err:
     return rc;
 }
 
-void pdi_endpoint_in_child(struct pdi_endpoint *e)
+void pdi_member_in_child(struct pdi_member *e)
 {
     pdi_wholefile_drop(e->own);
     e->own = -1;
@@ -95,7 +95,7 @@ void pdi_endpoint_in_child(struct pdi_endpoint *e)
 }
 
 struct leaving {
-    struct pdi_endpoint *e;
+    struct pdi_member *e;
     bool company;     /* somebody else lives */
     uint64_t dropped; /* own tensors that nobody will get */
 };
@@ -104,7 +104,7 @@ struct leaving {
 static void tell(void *arg, const char *name)
 {
     struct leaving *l = arg;
-    struct pdi_endpoint *e = l->e;
+    struct pdi_member *e = l->e;
     struct pdi_file_name n = pdi_file_name_read(name);
     switch (n.kind) {
     case PDI_NAME_SENDER:
@@ -149,9 +149,10 @@ static void drop(void *arg, const char *name)
         l->dropped++;
 }
 
-uint64_t pdi_endpoint_leave(struct pdi_endpoint *e)
+uint64_t pdi_member_leave(struct pdi_member *e)
 {
     struct leaving l = {.e = e};
+    e->closed = true;
     /* Without the gate we still say goodbye, but leave the tidying to others. */
     bool locked = pdi_directory_lock(&e->dir, LEAVE_NS) == 0;
     int rc = pdi_directory_list(&e->dir, tell, &l);
@@ -170,7 +171,7 @@ uint64_t pdi_endpoint_leave(struct pdi_endpoint *e)
     return l.dropped;
 }
 
-void pdi_endpoint_free(struct pdi_endpoint *e)
+void pdi_member_free(struct pdi_member *e)
 {
     pdi_fork_forget(&e->fork);
     pdi_directory_free(&e->dir);
@@ -179,19 +180,19 @@ void pdi_endpoint_free(struct pdi_endpoint *e)
     pthread_mutex_destroy(&e->lock);
 }
 
-int pdi_endpoint_usable(struct pdi_endpoint *e, podipc_error *err)
+int pdi_member_usable(struct pdi_member *e, podipc_error *err)
 {
-    if (atomic_load_explicit(&e->fork.forked, memory_order_relaxed))
+    if (pdi_member_forked(e))
         return pdi_fail(err, PODIPC_EFORKED, "",
                         "this handle was opened by the parent of this process: open one of your "
                         "own after fork()");
-    if (atomic_load(&e->closed))
+    if (e->closed)
         return pdi_fail(err, PODIPC_ECLOSED, "", "this %s is closed",
                         e->receiver ? "receiver" : "sender");
     return 0;
 }
 
-uint32_t pdi_endpoint_live(const struct pdi_endpoint *e)
+uint32_t pdi_member_live(const struct pdi_member *e)
 {
     uint32_t live = 0;
     for (uint32_t i = 0; i < e->count; i++)
@@ -199,7 +200,7 @@ uint32_t pdi_endpoint_live(const struct pdi_endpoint *e)
     return live;
 }
 
-void pdi_endpoint_sleep(struct pdi_endpoint *e, int64_t until)
+void pdi_member_sleep(struct pdi_member *e, int64_t until)
 {
     pthread_mutex_unlock(&e->lock);
     pdi_watch_wait(&e->watch, until);

@@ -63,13 +63,13 @@ struct pdi_peer {
     uint32_t skipped_count;
 };
 
-struct pdi_endpoint {
+struct pdi_member {
     struct pdi_directory dir;
     struct pdi_watch watch;
     struct pdi_fork_hook fork;
     pthread_mutex_t lock; /* guards all that is below, and what each side adds */
     bool receiver;
-    _Atomic bool closed;
+    bool closed;
     uint64_t id;
     int own; /* the locked file */
     struct pdi_peer *peers;
@@ -81,28 +81,34 @@ struct pdi_endpoint {
 };
 
 /* Joins: directory, lock file, watch. `in_child` closes the descriptors of the side
- * in a forked child and calls pdi_endpoint_in_child(). */
-int pdi_endpoint_open(struct pdi_endpoint *e, const podipc_options *o, bool receiver,
-                      void (*in_child)(void *), void *arg, podipc_error *err);
-void pdi_endpoint_in_child(struct pdi_endpoint *e);
+ * in a forked child and calls pdi_member_in_child(). */
+int pdi_member_open(struct pdi_member *e, const podipc_options *o, bool receiver,
+                    void (*in_child)(void *), void *arg, podipc_error *err);
+void pdi_member_in_child(struct pdi_member *e);
 /* Leaves in order. Returns how many tensors of `e` were dropped because nobody is
  * left to receive them. With the lock held; once. */
-uint64_t pdi_endpoint_leave(struct pdi_endpoint *e);
-void pdi_endpoint_free(struct pdi_endpoint *e);
+uint64_t pdi_member_leave(struct pdi_member *e);
+void pdi_member_free(struct pdi_member *e);
 
-/* PODIPC_EFORKED, PODIPC_ECLOSED or 0. */
-int pdi_endpoint_usable(struct pdi_endpoint *e, podipc_error *err);
+/* Whether this is a child of the process that opened it. */
+static inline bool pdi_member_forked(const struct pdi_member *e)
+{
+    return pdi_forked(&e->fork);
+}
+
+/* With the lock held: PODIPC_EFORKED, PODIPC_ECLOSED or 0. */
+int pdi_member_usable(struct pdi_member *e, podipc_error *err);
 
 /* Looks at the directory. With the lock held. 0 or -errno. */
-int pdi_endpoint_census(struct pdi_endpoint *e, podipc_error *err);
+int pdi_member_census(struct pdi_member *e, podipc_error *err);
 /* Whether a census is due: seldom while there is other work, more often when idle. */
-bool pdi_endpoint_census_due(const struct pdi_endpoint *e, bool idle);
+bool pdi_member_census_due(const struct pdi_member *e, bool idle);
 /* A death or refusal that the user does not know of yet: tidies up after it, fills in
  * *err and returns its code; 0 if there is none. Those of senders count only when
  * nothing of them is left. */
-int pdi_endpoint_report(struct pdi_endpoint *e, uint64_t *lost, podipc_error *err);
-uint32_t pdi_endpoint_live(const struct pdi_endpoint *e);
+int pdi_member_report(struct pdi_member *e, uint64_t *lost, podipc_error *err);
+uint32_t pdi_member_live(const struct pdi_member *e);
 /* Sleeps with the lock released. */
-void pdi_endpoint_sleep(struct pdi_endpoint *e, int64_t until);
+void pdi_member_sleep(struct pdi_member *e, int64_t until);
 
 #endif

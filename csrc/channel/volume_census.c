@@ -15,19 +15,19 @@
 /* A gap in the numbers up to here is closed by trying each. */
 #define SMALL_GAP 64
 
-static enum pdi_file_kind peer_kind(const struct pdi_endpoint *e)
+static enum pdi_file_kind peer_kind(const struct pdi_member *e)
 {
     return e->receiver ? PDI_NAME_SENDER : PDI_NAME_RECEIVER;
 }
 
-static void peer_name(const struct pdi_endpoint *e, uint64_t id, char out[PDI_FILE_NAME])
+static void peer_name(const struct pdi_member *e, uint64_t id, char out[PDI_FILE_NAME])
 {
     pdi_file_name_write(out, &(struct pdi_file_name){peer_kind(e), .who = id});
 }
 
 /* The peer of that number, new if need be; NULL if there is no memory, and then the
  * next census tries again. */
-static struct pdi_peer *peer(struct pdi_endpoint *e, uint64_t id)
+static struct pdi_peer *peer(struct pdi_member *e, uint64_t id)
 {
     for (uint32_t i = 0; i < e->count; i++)
         if (e->peers[i].id == id)
@@ -47,7 +47,7 @@ static struct pdi_peer *peer(struct pdi_endpoint *e, uint64_t id)
     return p;
 }
 
-static void see_name(struct pdi_endpoint *e, const char *name, uint64_t id)
+static void see_name(struct pdi_member *e, const char *name, uint64_t id)
 {
     int held = pdi_lockfile_held(e->dir.fd, name);
     struct pdi_peer *p = held == -ENOENT ? NULL : peer(e, id);
@@ -65,7 +65,7 @@ static void see_name(struct pdi_endpoint *e, const char *name, uint64_t id)
 
 static void see(void *arg, const char *name)
 {
-    struct pdi_endpoint *e = arg;
+    struct pdi_member *e = arg;
     struct pdi_file_name n = pdi_file_name_read(name);
     struct pdi_peer *p;
     if (n.kind == peer_kind(e)) {
@@ -95,7 +95,7 @@ static void before(struct pdi_peer *p)
     p->lowest = UINT64_MAX;
 }
 
-static void drop_notes(struct pdi_endpoint *e, const struct pdi_peer *p)
+static void drop_notes(struct pdi_member *e, const struct pdi_peer *p)
 {
     char name[PDI_FILE_NAME];
     struct pdi_file_name n = {PDI_NAME_BYE, .to = e->id, .who = p->id};
@@ -112,7 +112,7 @@ static void drop_notes(struct pdi_endpoint *e, const struct pdi_peer *p)
 }
 
 /* What was published before the census began and was not found has been taken. */
-static void learn_numbers(struct pdi_endpoint *e, struct pdi_peer *p)
+static void learn_numbers(struct pdi_member *e, struct pdi_peer *p)
 {
     uint64_t floor = p->lowest < p->known ? p->lowest : p->known;
     if (p->next < floor)
@@ -123,7 +123,7 @@ static void learn_numbers(struct pdi_endpoint *e, struct pdi_peer *p)
         e->census_again = true;
 }
 
-static void learn_state(struct pdi_endpoint *e, struct pdi_peer *p)
+static void learn_state(struct pdi_member *e, struct pdi_peer *p)
 {
     p->missing = p->named || p->bye || p->died ? 0 : p->missing + 1;
     if (p->state == PDI_PEER_LIVE) {
@@ -146,7 +146,7 @@ static void learn_state(struct pdi_endpoint *e, struct pdi_peer *p)
 }
 
 /* Whether nothing more can come of it. */
-static bool finished(const struct pdi_endpoint *e, const struct pdi_peer *p)
+static bool finished(const struct pdi_member *e, const struct pdi_peer *p)
 {
     switch (p->state) {
     case PDI_PEER_CLOSED:
@@ -159,9 +159,9 @@ static bool finished(const struct pdi_endpoint *e, const struct pdi_peer *p)
     }
 }
 
-static void tidy(struct pdi_endpoint *e, const struct pdi_peer *p);
+static void tidy(struct pdi_member *e, const struct pdi_peer *p);
 
-int pdi_endpoint_census(struct pdi_endpoint *e, podipc_error *err)
+int pdi_member_census(struct pdi_member *e, podipc_error *err)
 {
     e->census_began = pdi_now();
     e->census_again = false;
@@ -188,7 +188,7 @@ int pdi_endpoint_census(struct pdi_endpoint *e, podipc_error *err)
     return 0;
 }
 
-bool pdi_endpoint_census_due(const struct pdi_endpoint *e, bool idle)
+bool pdi_member_census_due(const struct pdi_member *e, bool idle)
 {
     int64_t took = e->census_ended - e->census_began, since = pdi_now() - e->census_ended;
     if (e->census_ended == 0)
@@ -199,7 +199,7 @@ bool pdi_endpoint_census_due(const struct pdi_endpoint *e, bool idle)
 }
 
 /* How many tensors of sender `tx` the dead receiver held: its lock file says so. */
-static uint64_t held_by(const struct pdi_endpoint *e, uint64_t rx, uint64_t tx)
+static uint64_t held_by(const struct pdi_member *e, uint64_t rx, uint64_t tx)
 {
     char name[PDI_FILE_NAME];
     pdi_file_name_write(name, &(struct pdi_file_name){PDI_NAME_RECEIVER, .who = rx});
@@ -219,14 +219,14 @@ static uint64_t held_by(const struct pdi_endpoint *e, uint64_t rx, uint64_t tx)
 }
 
 struct tidying {
-    struct pdi_endpoint *e;
+    struct pdi_member *e;
     uint64_t dead;
 };
 
 static void tidy_one(void *arg, const char *name)
 {
     const struct tidying *t = arg;
-    struct pdi_endpoint *e = t->e;
+    struct pdi_member *e = t->e;
     struct pdi_file_name n = pdi_file_name_read(name);
     enum pdi_file_kind own_kind = e->receiver ? PDI_NAME_RECEIVER : PDI_NAME_SENDER;
     if (n.kind == own_kind && n.who != e->id) {
@@ -246,7 +246,7 @@ static void tidy_one(void *arg, const char *name)
 
 /* Leaves nothing of a dead peer behind. If the gate is locked just now, a later
  * census comes here again. */
-static void tidy(struct pdi_endpoint *e, const struct pdi_peer *p)
+static void tidy(struct pdi_member *e, const struct pdi_peer *p)
 {
     char name[PDI_FILE_NAME];
     peer_name(e, p->id, name);
@@ -258,8 +258,7 @@ static void tidy(struct pdi_endpoint *e, const struct pdi_peer *p)
     pdi_directory_unlock(&e->dir);
 }
 
-static int report_death(struct pdi_endpoint *e, struct pdi_peer *p, uint64_t *lost,
-                        podipc_error *err)
+static int report_death(struct pdi_member *e, struct pdi_peer *p, uint64_t *lost, podipc_error *err)
 {
     if (!e->receiver && p->unlocked)
         p->lost = held_by(e, p->id, e->id);
@@ -281,7 +280,7 @@ static int report_death(struct pdi_endpoint *e, struct pdi_peer *p, uint64_t *lo
                     e->dir.path, p->lost);
 }
 
-int pdi_endpoint_report(struct pdi_endpoint *e, uint64_t *lost, podipc_error *err)
+int pdi_member_report(struct pdi_member *e, uint64_t *lost, podipc_error *err)
 {
     for (uint32_t i = 0; i < e->count; i++) {
         struct pdi_peer *p = &e->peers[i];

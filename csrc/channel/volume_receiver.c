@@ -24,7 +24,7 @@
 
 struct receiver {
     podipc_receiver base;
-    struct pdi_endpoint e;
+    struct pdi_member e;
     struct pdi_buffers buffers;
     uint32_t turn; /* whose tensors are looked for first */
     /* The file that is being taken; none if fd < 0. */
@@ -43,11 +43,6 @@ struct receiver {
 static struct receiver *from(podipc_receiver *rx)
 {
     return (struct receiver *)rx;
-}
-
-static bool forked(struct receiver *rx)
-{
-    return atomic_load_explicit(&rx->e.fork.forked, memory_order_relaxed);
 }
 
 /* One tensor of that sender more, or less, is held. */
@@ -300,22 +295,22 @@ static int all_closed(struct receiver *rx, podipc_error *err)
 static int look(struct receiver *rx, podipc_error *err)
 {
     uint64_t lost = 0; /* of senders nothing is held */
-    int rc = pdi_endpoint_census(&rx->e, err);
-    return rc < 0 ? rc : pdi_endpoint_report(&rx->e, &lost, err);
+    int rc = pdi_member_census(&rx->e, err);
+    return rc < 0 ? rc : pdi_member_report(&rx->e, &lost, err);
 }
 
 /* As far as it goes without sleeping. */
 static int advance(struct receiver *rx, int64_t until, podipc_message *out, podipc_error *err)
 {
-    int rc = pdi_endpoint_usable(&rx->e, err);
+    int rc = pdi_member_usable(&rx->e, err);
     if (rc < 0)
         return rc;
     if (rx->fd < 0) {
         /* Also while there is plenty to take: others may have joined or died. */
-        rc = pdi_endpoint_census_due(&rx->e, false) ? look(rx, err) : 0;
+        rc = pdi_member_census_due(&rx->e, false) ? look(rx, err) : 0;
         if (rc == 0)
             rc = find_any(rx, err);
-        for (int i = 0; rc == -ENOENT && i < LOOKS && pdi_endpoint_census_due(&rx->e, true); i++) {
+        for (int i = 0; rc == -ENOENT && i < LOOKS && pdi_member_census_due(&rx->e, true); i++) {
             rc = look(rx, err);
             if (rc == 0)
                 rc = find_any(rx, err);
@@ -337,7 +332,7 @@ static int receiver_recv(podipc_receiver *base, int64_t until, podipc_message *o
         if (rx->fd >= 0)
             continue;
         if (armed) {
-            pdi_endpoint_sleep(&rx->e, until);
+            pdi_member_sleep(&rx->e, until);
         } else {
             /* Look once more after the watch is on: what came before makes no event. */
             pdi_watch_arm(&rx->e.watch, rx->e.dir.path, PDI_WATCH_ARRIVALS);
@@ -356,7 +351,7 @@ static void receiver_release(podipc_receiver *base, podipc_message *m)
     if (!buffer)
         return;
     m->owner = NULL;
-    if (forked(rx)) {
+    if (pdi_member_forked(&rx->e)) {
         free(buffer); /* the pool may have been half changed when the fork came */
         return;
     }
@@ -370,7 +365,7 @@ static void receiver_explain(podipc_receiver *base, char *text, size_t cap)
 {
     struct receiver *rx = from(base);
     pthread_mutex_lock(&rx->e.lock);
-    uint32_t live = pdi_endpoint_live(&rx->e);
+    uint32_t live = pdi_member_live(&rx->e);
     if (live > 0)
         (void)snprintf(text, cap, "%u sender%s opened %s and sent nothing.", live,
                        live == 1 ? " has" : "s have", rx->e.dir.path);
@@ -386,11 +381,11 @@ static void receiver_stats(podipc_receiver *base, podipc_stats *out)
 {
     struct receiver *rx = from(base);
     pthread_mutex_lock(&rx->e.lock);
-    if (rx->e.own >= 0 && pdi_endpoint_census_due(&rx->e, true))
-        (void)pdi_endpoint_census(&rx->e, NULL);
+    if (rx->e.own >= 0 && pdi_member_census_due(&rx->e, true))
+        (void)pdi_member_census(&rx->e, NULL);
     out->messages = rx->messages;
     out->bytes = rx->bytes;
-    out->peers = pdi_endpoint_live(&rx->e);
+    out->peers = pdi_member_live(&rx->e);
     out->peers_died = rx->e.died;
     for (uint32_t i = 0; i < rx->e.count; i++)
         out->queued += rx->e.peers[i].files;
@@ -403,15 +398,19 @@ static void receiver_stats(podipc_receiver *base, podipc_stats *out)
 static void receiver_close(podipc_receiver *base)
 {
     struct receiver *rx = from(base);
-    if (forked(rx) || atomic_exchange(&rx->e.closed, true))
+    if (pdi_member_forked(&rx->e))
         return;
     pdi_watch_wake(&rx->e.watch);
     pthread_mutex_lock(&rx->e.lock);
+    if (rx->e.closed) {
+        pthread_mutex_unlock(&rx->e.lock);
+        return;
+    }
     drop_file(rx);
     pthread_mutex_lock(&rx->holding_lock);
     rx->holding_fd = -1;
     pthread_mutex_unlock(&rx->holding_lock);
-    (void)pdi_endpoint_leave(&rx->e);
+    (void)pdi_member_leave(&rx->e);
     pthread_mutex_unlock(&rx->e.lock);
 }
 
@@ -419,10 +418,10 @@ static void receiver_free(podipc_receiver *base)
 {
     struct receiver *rx = from(base);
     receiver_close(base);
-    bool is_forked = forked(rx);
-    pdi_endpoint_free(&rx->e);
+    bool forked = pdi_member_forked(&rx->e);
+    pdi_member_free(&rx->e);
     free(rx->image);
-    if (!is_forked)
+    if (!forked)
         pdi_buffers_destroy(&rx->buffers);
     pthread_mutex_destroy(&rx->holding_lock);
     free(rx);
@@ -440,7 +439,7 @@ static const struct pdi_receiver_ops receiver_ops = {
 static void in_child(void *arg)
 {
     struct receiver *rx = arg;
-    pdi_endpoint_in_child(&rx->e);
+    pdi_member_in_child(&rx->e);
     pdi_wholefile_drop(rx->fd);
     rx->fd = rx->holding_fd = -1;
 }
@@ -451,7 +450,7 @@ int pdi_volume_receiver_open(const podipc_options *o, podipc_receiver **out, pod
     if (!rx)
         return pdi_fail(err, -ENOMEM, "malloc", "no memory for a receiver");
     rx->fd = -1;
-    int rc = pdi_endpoint_open(&rx->e, o, true, in_child, rx, err);
+    int rc = pdi_member_open(&rx->e, o, true, in_child, rx, err);
     if (rc < 0) {
         free(rx);
         return rc;

@@ -37,7 +37,7 @@ struct waiting {
 
 struct sender {
     podipc_sender base;
-    struct pdi_endpoint e;
+    struct pdi_member e;
     struct pdi_buffers buffers; /* loans */
     uint64_t max_bytes;
     bool max_given; /* by the user */
@@ -201,13 +201,13 @@ static int begin(struct sender *tx, podipc_sending *s, podipc_error *err)
 {
     uint64_t cost;
     int rc = check_tensor(tx, s->tensor, &cost, err);
-    if (rc == 0 && pdi_endpoint_census_due(&tx->e, pdi_endpoint_live(&tx->e) == 0))
-        rc = pdi_endpoint_census(&tx->e, err);
+    if (rc == 0 && pdi_member_census_due(&tx->e, pdi_member_live(&tx->e) == 0))
+        rc = pdi_member_census(&tx->e, err);
     if (rc == 0)
-        rc = pdi_endpoint_report(&tx->e, &tx->lost_taken, err);
+        rc = pdi_member_report(&tx->e, &tx->lost_taken, err);
     if (rc < 0)
         return rc;
-    if (pdi_endpoint_live(&tx->e) == 0)
+    if (pdi_member_live(&tx->e) == 0)
         return -EAGAIN;
     bool tight = cost > tx->max_bytes || tx->waiting_bytes > tx->max_bytes - cost;
     reap(tx, tight || tx->full_at ? UINT64_MAX : 2);
@@ -293,7 +293,7 @@ static int give_up(struct sender *tx, podipc_sending *s, int rc, podipc_error *e
  * payload is written. */
 static int advance(struct sender *tx, podipc_sending *s, int64_t until, podipc_error *err)
 {
-    int rc = pdi_endpoint_usable(&tx->e, err);
+    int rc = pdi_member_usable(&tx->e, err);
     if (rc == 0 && s->stage == 0)
         rc = begin(tx, s, err);
     if (rc < 0)
@@ -305,7 +305,7 @@ static int advance(struct sender *tx, podipc_sending *s, int64_t until, podipc_e
         if (rc == -EAGAIN)
             return rc;
         if (rc == 0)
-            rc = pdi_endpoint_usable(&tx->e, err);
+            rc = pdi_member_usable(&tx->e, err);
     }
     if (rc == 0)
         rc = publish(tx, s, err);
@@ -326,7 +326,7 @@ static int sender_send(podipc_sender *base, podipc_sending *s, int64_t until, ui
         if (s->stage != 0)
             continue; /* a signal came while space was being reserved */
         if (armed) {
-            pdi_endpoint_sleep(&tx->e, until);
+            pdi_member_sleep(&tx->e, until);
         } else {
             /* Look once more after the watch is on: what came before makes no event. */
             pdi_watch_arm(&tx->e.watch, tx->e.dir.path, PDI_WATCH_ARRIVALS | PDI_WATCH_DEPARTURES);
@@ -337,7 +337,7 @@ static int sender_send(podipc_sender *base, podipc_sending *s, int64_t until, ui
     if (rc == 0) {
         pdi_watch_disarm(&tx->e.watch);
         if (reached)
-            *reached = pdi_endpoint_live(&tx->e);
+            *reached = pdi_member_live(&tx->e);
     }
     if (rc < 0 && rc != -EAGAIN && s->stage != 0)
         end_writing(tx, s, false);
@@ -364,7 +364,7 @@ static int sender_loan_get(podipc_sender *base, const podipc_tensor *t, int64_t 
     (void)until;
     pthread_mutex_lock(&tx->e.lock);
     uint64_t cost;
-    int rc = pdi_endpoint_usable(&tx->e, err);
+    int rc = pdi_member_usable(&tx->e, err);
     if (rc == 0)
         rc = check_tensor(tx, t, &cost, err);
     pthread_mutex_unlock(&tx->e.lock);
@@ -383,7 +383,7 @@ static void sender_loan_let_go(podipc_sender *base, podipc_loan *loan)
     struct pdi_buffer *buffer = (struct pdi_buffer *)(uintptr_t)loan->id;
     if (!buffer)
         return;
-    if (atomic_load_explicit(&tx->e.fork.forked, memory_order_relaxed))
+    if (pdi_member_forked(&tx->e))
         free(buffer); /* the pool may have been half changed when the fork came */
     else
         pdi_buffers_put(&tx->buffers, buffer);
@@ -397,7 +397,7 @@ static void sender_explain(podipc_sender *base, char *text, size_t cap)
     struct sender *tx = from(base);
     pthread_mutex_lock(&tx->e.lock);
     const char *path = tx->e.dir.path;
-    if (pdi_endpoint_live(&tx->e) == 0)
+    if (pdi_member_live(&tx->e) == 0)
         (void)snprintf(text, cap,
                        "No receiver has opened %s. The other container must mount the same volume "
                        "there and open the same address.",
@@ -421,12 +421,12 @@ static void sender_stats(podipc_sender *base, podipc_stats *out)
     pthread_mutex_lock(&tx->e.lock);
     if (tx->e.own >= 0) {
         reap(tx, UINT64_MAX);
-        if (pdi_endpoint_census_due(&tx->e, true))
-            (void)pdi_endpoint_census(&tx->e, NULL);
+        if (pdi_member_census_due(&tx->e, true))
+            (void)pdi_member_census(&tx->e, NULL);
     }
     out->messages = tx->messages;
     out->bytes = tx->bytes;
-    out->peers = pdi_endpoint_live(&tx->e);
+    out->peers = pdi_member_live(&tx->e);
     out->peers_died = tx->e.died;
     out->queued = tx->queue_count;
     out->lost_taken = tx->lost_taken;
@@ -438,12 +438,11 @@ static void sender_stats(podipc_sender *base, podipc_stats *out)
 static uint64_t sender_close(podipc_sender *base)
 {
     struct sender *tx = from(base);
-    if (atomic_load_explicit(&tx->e.fork.forked, memory_order_relaxed) ||
-        atomic_exchange(&tx->e.closed, true))
+    if (pdi_member_forked(&tx->e))
         return 0;
     pdi_watch_wake(&tx->e.watch);
     pthread_mutex_lock(&tx->e.lock);
-    uint64_t dropped = pdi_endpoint_leave(&tx->e);
+    uint64_t dropped = tx->e.closed ? 0 : pdi_member_leave(&tx->e);
     pthread_mutex_unlock(&tx->e.lock);
     return dropped;
 }
@@ -458,8 +457,8 @@ static void sender_free(podipc_sender *base)
         pdi_wholefile_drop(w->space.fd);
         free(w);
     }
-    bool forked = atomic_load_explicit(&tx->e.fork.forked, memory_order_relaxed);
-    pdi_endpoint_free(&tx->e);
+    bool forked = pdi_member_forked(&tx->e);
+    pdi_member_free(&tx->e);
     if (!forked)
         pdi_buffers_destroy(&tx->buffers);
     free(tx->queue);
@@ -481,7 +480,7 @@ static const struct pdi_sender_ops sender_ops = {
 static void in_child(void *arg)
 {
     struct sender *tx = arg;
-    pdi_endpoint_in_child(&tx->e);
+    pdi_member_in_child(&tx->e);
     for (struct writing *w = tx->writings; w; w = w->next) {
         pdi_wholefile_drop(w->space.fd);
         w->space.fd = -1;
@@ -505,7 +504,7 @@ int pdi_volume_sender_open(const podipc_options *o, podipc_sender **out, podipc_
     struct sender *tx = calloc(1, sizeof *tx);
     if (!tx)
         return pdi_fail(err, -ENOMEM, "malloc", "no memory for a sender");
-    int rc = pdi_endpoint_open(&tx->e, o, false, in_child, tx, err);
+    int rc = pdi_member_open(&tx->e, o, false, in_child, tx, err);
     if (rc < 0) {
         free(tx);
         return rc;
