@@ -10,7 +10,10 @@
 #include "../platform/wholefile.h"
 #include "volume.h"
 
-#define BUSY_NS 10000000 /* between two censuses while there is other work */
+/* Between two censuses while there is other work: a twentieth of the time at most, but
+ * a death is to be known within 100 ms. */
+#define BUSY_NS 10000000
+#define LATE_NS 60000000
 
 /* A gap in the numbers up to here is closed by trying each. */
 #define SMALL_GAP 64
@@ -195,7 +198,7 @@ bool pdi_member_census_due(const struct pdi_member *e, bool idle)
         return true;
     if (idle)
         return e->census_again || since >= 2 * took;
-    return since >= BUSY_NS && since >= 20 * took;
+    return since >= (took * 20 < BUSY_NS ? BUSY_NS : took * 20 > LATE_NS ? LATE_NS : took * 20);
 }
 
 /* How many tensors of sender `tx` the dead receiver held: its lock file says so. */
