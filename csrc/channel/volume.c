@@ -12,18 +12,42 @@
 
 #define LEAVE_NS 1000000000 /* how long to try for the gate's lock */
 
+/* What is found out, or done, while the directory is gone through. */
+struct visit {
+    struct pdi_member *e;
+    bool company;     /* somebody else lives */
+    uint64_t dropped; /* own tensors that nobody will get */
+};
+
 static void own_name(const struct pdi_member *e, char out[PDI_FILE_NAME])
 {
     enum pdi_file_kind kind = e->receiver ? PDI_NAME_RECEIVER : PDI_NAME_SENDER;
     pdi_file_name_write(out, &(struct pdi_file_name){kind, .who = e->id});
 }
 
-/* Nobody is making anything while the gate is locked by us. */
-static void remove_unmade(void *arg, const char *name)
+/* Who is there when we come. Nobody is making anything while we hold the gate. */
+static void look_around(void *arg, const char *name)
 {
-    const struct pdi_member *e = arg;
-    if (pdi_file_name_read(name).kind == PDI_NAME_MAKING)
-        (void)pdi_directory_remove(&e->dir, name);
+    struct visit *v = arg;
+    struct pdi_file_name n = pdi_file_name_read(name);
+    if (n.kind == PDI_NAME_MAKING)
+        (void)pdi_directory_remove(&v->e->dir, name);
+    if (n.kind == PDI_NAME_SENDER || n.kind == PDI_NAME_RECEIVER) {
+        int held = pdi_lockfile_held(v->e->dir.fd, name);
+        v->company |= held != 0 && held != -ENOENT;
+    }
+}
+
+/* What nobody will ever look at. */
+static void drop(void *arg, const char *name)
+{
+    struct visit *v = arg;
+    struct pdi_file_name n = pdi_file_name_read(name);
+    if (n.kind == PDI_NAME_OTHER || n.kind == PDI_NAME_GATE)
+        return;
+    if (pdi_directory_remove(&v->e->dir, name) == 0 && n.kind == PDI_NAME_TENSOR &&
+        n.who == v->e->id)
+        v->dropped++;
 }
 
 static void count_one(void *arg, const char *name)
@@ -55,7 +79,10 @@ int pdi_member_open(struct pdi_member *e, const podipc_options *o, bool receiver
     rc = pdi_directory_open(&e->dir, o->path, o->mode, err);
     if (rc < 0)
         goto err;
-    (void)pdi_directory_list(&e->dir, remove_unmade, e);
+    /* If all are dead, what they left is of another time: nothing old comes as new. */
+    struct visit v = {.e = e};
+    if (pdi_directory_list(&e->dir, look_around, &v) == 0 && !v.company)
+        (void)pdi_directory_list(&e->dir, drop, &v);
     char making[PDI_FILE_NAME], name[PDI_FILE_NAME];
     pdi_file_name_write(making, &(struct pdi_file_name){PDI_NAME_MAKING, .who = e->id});
     own_name(e, name);
@@ -74,6 +101,7 @@ int pdi_member_open(struct pdi_member *e, const podipc_options *o, bool receiver
         pdi_fail(err, rc, "pthread_atfork", "cannot open %.200s", o->path);
         goto err;
     }
+    (void)pdi_member_census(e, NULL); /* who is dead now has died before our time */
     pdi_directory_unlock(&e->dir);
     return 0;
 err:
@@ -94,17 +122,11 @@ void pdi_member_in_child(struct pdi_member *e)
     pdi_watch_close(&e->watch);
 }
 
-struct leaving {
-    struct pdi_member *e;
-    bool company;     /* somebody else lives */
-    uint64_t dropped; /* own tensors that nobody will get */
-};
-
-/* First pass: who is left, and a note to every receiver. */
+/* Who is left; to every receiver, a note that we go. */
 static void tell(void *arg, const char *name)
 {
-    struct leaving *l = arg;
-    struct pdi_member *e = l->e;
+    struct visit *v = arg;
+    struct pdi_member *e = v->e;
     struct pdi_file_name n = pdi_file_name_read(name);
     switch (n.kind) {
     case PDI_NAME_SENDER:
@@ -114,7 +136,7 @@ static void tell(void *arg, const char *name)
         int held = pdi_lockfile_held(e->dir.fd, name);
         if (held == 0 || held == -ENOENT)
             break;
-        l->company = true;
+        v->company = true;
         if (!e->receiver && n.kind == PDI_NAME_RECEIVER) {
             char note[PDI_FILE_NAME];
             pdi_file_name_write(note,
@@ -137,30 +159,18 @@ static void tell(void *arg, const char *name)
     }
 }
 
-/* Second pass of the last one: what nobody will ever look at. */
-static void drop(void *arg, const char *name)
-{
-    struct leaving *l = arg;
-    struct pdi_file_name n = pdi_file_name_read(name);
-    if (n.kind == PDI_NAME_OTHER || n.kind == PDI_NAME_GATE)
-        return;
-    if (pdi_directory_remove(&l->e->dir, name) == 0 && n.kind == PDI_NAME_TENSOR &&
-        n.who == l->e->id)
-        l->dropped++;
-}
-
 uint64_t pdi_member_leave(struct pdi_member *e)
 {
-    struct leaving l = {.e = e};
+    struct visit v = {.e = e};
     e->closed = true;
     /* Without the gate we still say goodbye, but leave the tidying to others. */
     bool locked = pdi_directory_lock(&e->dir, LEAVE_NS) == 0;
-    int rc = pdi_directory_list(&e->dir, tell, &l);
+    int rc = pdi_directory_list(&e->dir, tell, &v);
     char name[PDI_FILE_NAME];
     own_name(e, name);
     (void)pdi_directory_remove(&e->dir, name);
-    if (locked && rc == 0 && !l.company) {
-        (void)pdi_directory_list(&e->dir, drop, &l);
+    if (locked && rc == 0 && !v.company) {
+        (void)pdi_directory_list(&e->dir, drop, &v);
         pdi_directory_retire(&e->dir);
     }
     if (locked)
@@ -168,7 +178,7 @@ uint64_t pdi_member_leave(struct pdi_member *e)
     /* The lock goes after the name: whoever finds it free can tell. */
     pdi_wholefile_drop(e->own);
     e->own = -1;
-    return l.dropped;
+    return v.dropped;
 }
 
 void pdi_member_free(struct pdi_member *e)

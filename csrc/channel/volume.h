@@ -14,7 +14,11 @@
  *    the next one does it again; a note about what one has reported already is
  *    dropped, and what was reported is remembered until name and notes are gone.
  * A receiver's death becomes known to senders in the same way; one that closes in
- * order is simply gone. The last endpoint that closes in order removes everything.
+ * order is simply gone.
+ *
+ * What was sent lives as long as somebody of the channel does: the last endpoint that
+ * closes in order removes everything, and so does one that joins where all are dead,
+ * so that nothing old comes as new.
  *
  * Reading a directory is not one moment in time: what comes or goes meanwhile may be
  * missed. So "nothing of it is there" is believed only from a census that began after
@@ -45,11 +49,12 @@ enum { PDI_PEER_SKIPPED = 8 };
 struct pdi_peer {
     uint64_t id;
     enum pdi_peer_state state;
-    bool met;     /* seen alive */
+    bool old;     /* died before we joined */
     bool heard;   /* one of its tensors was delivered */
     bool untold;  /* REFUSED, and the user does not know yet */
     bool settled; /* was CLOSED or DEAD before the last census began */
     /* Found in the last census: */
+    bool ever_named; /* in any census */
     bool named, unlocked, bye, died;
     uint64_t note;                 /* the number in the note about its death */
     uint64_t files, lowest, above; /* its tensors: count, lowest number, highest plus one */

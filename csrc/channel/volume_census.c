@@ -56,10 +56,9 @@ static void see_name(struct pdi_member *e, const char *name, uint64_t id)
     struct pdi_peer *p = held == -ENOENT ? NULL : peer(e, id);
     if (!p)
         return;
-    p->named = true;
+    p->named = p->ever_named = true;
     p->unlocked = held == 0;
-    if (held == 1)
-        p->met = true;
+    p->old |= held == 0 && e->census_ended == 0;
     if (held < 0 && p->state == PDI_PEER_LIVE) {
         p->state = PDI_PEER_REFUSED;
         p->untold = true;
@@ -138,7 +137,7 @@ static void learn_state(struct pdi_member *e, struct pdi_peer *p)
         } else if (p->missing > 1) {
             /* A sender that left in order before we came has left tensors but no note;
              * one that we knew would have left a note. Receivers leave none to senders. */
-            p->state = e->receiver && p->met ? PDI_PEER_DEAD : PDI_PEER_CLOSED;
+            p->state = e->receiver && p->ever_named ? PDI_PEER_DEAD : PDI_PEER_CLOSED;
         } else if (p->missing > 0) {
             e->census_again = true;
         }
@@ -268,8 +267,8 @@ static int report_death(struct pdi_member *e, struct pdi_peer *p, uint64_t *lost
     *lost += p->lost;
     tidy(e, p);
     p->state = PDI_PEER_REPORTED;
-    if (!p->met && !p->heard)
-        return 0; /* it died before our time */
+    if (p->old && !p->heard)
+        return 0;
     e->died++;
     e->ended = false;
     if (e->receiver)

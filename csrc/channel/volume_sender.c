@@ -337,7 +337,7 @@ static int sender_send(podipc_sender *base, podipc_sending *s, int64_t until, ui
     if (rc == 0) {
         pdi_watch_disarm(&tx->e.watch);
         if (reached)
-            *reached = pdi_member_live(&tx->e);
+            *reached = 1;
     }
     if (rc < 0 && rc != -EAGAIN && s->stage != 0)
         end_writing(tx, s, false);
