@@ -6,9 +6,16 @@
 #include <string.h>
 
 #include "../core/error.h"
+#include "../platform/clock.h"
 #include "../platform/lockfile.h"
 #include "../platform/random.h"
 #include "../platform/wholefile.h"
+
+/* How late a file is seen where inotify does not reach. After a change the next look
+ * comes soon: the kernel tells that a dying process has closed its lock file just
+ * before it drops the lock. */
+#define SLICE_NS   40000000
+#define STIRRED_NS 2000000
 
 #define LEAVE_NS 1000000000 /* how long to try for the gate's lock */
 
@@ -212,7 +219,9 @@ uint32_t pdi_member_live(const struct pdi_member *e)
 
 void pdi_member_sleep(struct pdi_member *e, int64_t until)
 {
+    int64_t slice = pdi_now() + (e->stirred ? STIRRED_NS : SLICE_NS);
     pthread_mutex_unlock(&e->lock);
-    pdi_watch_wait(&e->watch, until);
+    bool stirred = pdi_watch_wait(&e->watch, until < slice ? until : slice);
     pthread_mutex_lock(&e->lock);
+    e->stirred = stirred;
 }

@@ -82,6 +82,7 @@ struct pdi_member {
     int64_t census_began, census_ended;
     bool census_again; /* the last one left a question open */
     bool ended;        /* the last sender to go went in order */
+    bool stirred;      /* something had changed when the last sleep ended */
     uint64_t died;
 };
 
@@ -113,7 +114,7 @@ bool pdi_member_census_due(const struct pdi_member *e, bool idle);
  * nothing of them is left. */
 int pdi_member_report(struct pdi_member *e, uint64_t *lost, podipc_error *err);
 uint32_t pdi_member_live(const struct pdi_member *e);
-/* Sleeps with the lock released. */
+/* Sleeps for a while, until something changes or `until`, with the lock released. */
 void pdi_member_sleep(struct pdi_member *e, int64_t until);
 
 #endif

@@ -8,8 +8,6 @@
 
 #include "clock.h"
 
-#define SLICE_NS 20000000 /* how late a death or an unnoticed file may be seen */
-
 int pdi_watch_open(struct pdi_watch *w)
 {
     w->mark = -1;
@@ -66,19 +64,18 @@ static bool drain(int inotify)
     return told;
 }
 
-void pdi_watch_wait(const struct pdi_watch *w, int64_t until)
+bool pdi_watch_wait(const struct pdi_watch *w, int64_t until)
 {
-    int64_t slice = pdi_now() + SLICE_NS;
-    if (until > slice)
-        until = slice;
     struct pollfd fds[2] = {{.fd = w->event, .events = POLLIN},
                             {.fd = w->inotify, .events = POLLIN}};
     for (;;) {
         int n = poll(fds, 2, pdi_poll_ms(until));
         if (n <= 0 || fds[0].revents)
-            return;
-        if (drain(w->inotify) || pdi_now() >= until)
-            return;
+            return false;
+        if (drain(w->inotify))
+            return true;
+        if (pdi_now() >= until)
+            return false;
     }
 }
 

@@ -27,9 +27,9 @@ void pdi_watch_close(struct pdi_watch *w);
 void pdi_watch_arm(struct pdi_watch *w, const char *path, int what);
 /* Events are no longer collected. */
 void pdi_watch_disarm(struct pdi_watch *w);
-/* Sleeps until a change, a wake or `until`; never longer than a slice. Spurious
- * returns are possible. Several threads may: one of them gets to see a change. */
-void pdi_watch_wait(const struct pdi_watch *w, int64_t until);
+/* Sleeps until a change, a wake or `until`. Returns whether there was a change; if
+ * several threads sleep, one of them gets to see it. */
+bool pdi_watch_wait(const struct pdi_watch *w, int64_t until);
 /* Ends the wait of every thread, now and ever after. */
 void pdi_watch_wake(const struct pdi_watch *w);
 

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/inotify.h>
 #include <sys/mount.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -928,6 +929,74 @@ static void test_many_deaths(void)
     free(path);
 }
 
+/* Where all are dead, what they left is of another time. */
+static void test_nothing_old_comes_as_new(void)
+{
+    char *path = fresh_path("old");
+    struct child rx = spawn(recv_three_and_hold, path), tx = spawn(send_ten, path);
+    CHECK(hear(&tx) == 10);
+    CHECK(end(&tx, SIGKILL) == -SIGKILL && end(&rx, SIGKILL) == -SIGKILL);
+    CHECK(with_prefix(path, "m.", NULL) >= 7);
+    podipc_receiver *again = open_rx(options(path));
+    podipc_error err;
+    CHECK(recv_for(again, SOON, NULL, &err) == -EAGAIN);
+    podipc_sender *fresh = open_tx(options(path));
+    CHECK(send_one(fresh, 42, 10) == 0);
+    CHECK(recv_one(again) == 42);
+    CHECK(entries(path) == 3);
+    podipc_sender_free(fresh);
+    podipc_receiver_free(again);
+    CHECK(entries(path) == -1);
+    passed++;
+    free(path);
+}
+
+static void *send_twenty(void *tx)
+{
+    for (uint64_t i = 0; i < 20; i++) {
+        usleep(1000);
+        MUST(send_one(tx, i, 20) == 0);
+    }
+    return NULL;
+}
+
+static void send_and_receive_here(const char *path, int out)
+{
+    podipc_sender *tx = open_tx(options(path));
+    podipc_receiver *rx = open_rx(options(path));
+    pthread_t thread;
+    MUST(pthread_create(&thread, NULL, send_twenty, tx) == 0);
+    for (int i = 0; i < 20; i++)
+        MUST(recv_one(rx) == i);
+    pthread_join(thread, NULL);
+    podipc_sender_free(tx);
+    MUST(recv_one(rx) == PODIPC_ECLOSED);
+    podipc_receiver_free(rx);
+    say(out, 20);
+}
+
+/* Without inotify (here: its instances are used up) all works, in slices. */
+static void use_up_inotify(const char *path, int out)
+{
+    if (geteuid() == 0)
+        MUST(setgid(1003) == 0 && setuid(1003) == 0);
+    while (inotify_init1(IN_CLOEXEC) >= 0)
+        ;
+    MUST(errno == EMFILE);
+    send_and_receive_here(path, out);
+}
+
+static void test_without_inotify(void)
+{
+    char *path = fresh_path("noinotify");
+    struct child c = spawn(use_up_inotify, path);
+    CHECK(hear(&c) == 20);
+    CHECK(end(&c, 0) == 0);
+    CHECK(entries(path) == -1);
+    passed++;
+    free(path);
+}
+
 static void test_names(void)
 {
     const struct pdi_file_name names[] = {
@@ -980,6 +1049,8 @@ int main(int argc, char **argv)
         {"close_from_another_thread", test_close_from_another_thread},
         {"fork", test_fork},
         {"many_deaths", test_many_deaths},
+        {"nothing_old_comes_as_new", test_nothing_old_comes_as_new},
+        {"without_inotify", test_without_inotify},
     };
     char template[] = "/tmp/podipc-test-volume-XXXXXX";
     base = mkdtemp(template);
