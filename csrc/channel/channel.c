@@ -15,8 +15,8 @@ int podipc_sender_open(const podipc_options *options, podipc_sender **out, podip
     case PODIPC_UNIX:
     case PODIPC_FIFO:
         return pdi_stream_sender_open(options, out, err);
-    default:
-        break;
+    case PODIPC_FILE:
+        return pdi_volume_sender_open(options, out, err);
     }
     return pdi_fail(err, PODIPC_EADDRESS, "", "unknown method %d", (int)options->method);
 }
@@ -30,8 +30,8 @@ int podipc_receiver_open(const podipc_options *options, podipc_receiver **out, p
     case PODIPC_UNIX:
     case PODIPC_FIFO:
         return pdi_stream_receiver_open(options, out, err);
-    default:
-        break;
+    case PODIPC_FILE:
+        return pdi_volume_receiver_open(options, out, err);
     }
     return pdi_fail(err, PODIPC_EADDRESS, "", "unknown method %d", (int)options->method);
 }
