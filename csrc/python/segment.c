@@ -153,7 +153,7 @@ err:
 }
 
 PyDoc_STRVAR(create_doc,
-             "create(size, name=None, *, mode=0o600)\n--\n\n"
+             "create($type, /, size, name=None, *, mode=0o600)\n--\n\n"
              "Make shared memory of `size` bytes, all zero, writable here.\n\n"
              "name\n"
              "    ``None``: anonymous (a memfd). Hand ``fileno()`` to the other process\n"
@@ -232,7 +232,7 @@ err:
 }
 
 PyDoc_STRVAR(open_doc,
-             "open(name, *, writable=False, owner=None)\n--\n\n"
+             "open($type, /, name, *, writable=False, owner=None)\n--\n\n"
              "Map a segment that exists: a name in /dev/shm, or an absolute path.\n\n"
              "It is mapped read-only unless `writable`; a write is then refused by NumPy\n"
              "and memoryview. `owner` is the UID it must belong to, by default any: a Pod is\n"
@@ -279,7 +279,7 @@ static PyObject *segment_open(PyObject *cls, PyObject *args, PyObject *kwargs)
 }
 
 PyDoc_STRVAR(from_fd_doc,
-             "from_fd(fd, writable=False)\n--\n\n"
+             "from_fd($type, /, fd, writable=False)\n--\n\n"
              "Map the memory behind a descriptor that another process handed over\n"
              "(``socket.recv_fds``), or that comes from elsewhere (a memfd or a file).\n\n"
              "`fd` is copied and stays the caller's. `sealed` tells whether anybody can still\n"
@@ -343,7 +343,7 @@ static void segment_release(Segment *self)
     Py_END_ALLOW_THREADS
 }
 
-PyDoc_STRVAR(close_doc, "close()\n--\n\n"
+PyDoc_STRVAR(close_doc, "close($self, /)\n--\n\n"
                         "Unmap the memory here. Its name, and other processes, keep it.\n\n"
                         "Raises BufferError as long as an array or memoryview of it exists; then\n"
                         "nothing has changed. Closing twice does nothing.");
@@ -362,7 +362,7 @@ static PyObject *segment_close(PyObject *op, PyObject *unused)
 }
 
 PyDoc_STRVAR(unlink_doc,
-             "unlink()\n--\n\n"
+             "unlink($self, /)\n--\n\n"
              "Remove the name. Who has the memory mapped keeps it until they close it.\n\n"
              "Does nothing if the name is gone or has been given to another segment since, or\n"
              "if there was none. Also possible after `close`. Nobody else does it: podipc never\n"
@@ -495,7 +495,7 @@ static PyMethodDef segment_methods[] = {
     {"from_fd", (PyCFunction)(void (*)(void))segment_from_fd,
      METH_VARARGS | METH_KEYWORDS | METH_CLASS, from_fd_doc},
     {"fileno", segment_fileno, METH_NOARGS,
-     "fileno()\n--\n\nThe descriptor; it stays the segment's own. Raises `Closed`."},
+     "fileno($self, /)\n--\n\nThe descriptor; it stays the segment's own. Raises `Closed`."},
     {"close", segment_close, METH_NOARGS, close_doc},
     {"unlink", segment_unlink, METH_NOARGS, unlink_doc},
     {"__enter__", segment_enter, METH_NOARGS, NULL},

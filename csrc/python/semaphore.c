@@ -65,7 +65,7 @@ static PyObject *semaphore_get(pd_state *st, PyObject *name, struct how how)
 }
 
 PyDoc_STRVAR(create_doc,
-             "create(name, value=1, *, mode=0o600)\n--\n\n"
+             "create($type, /, name, value=1, *, mode=0o600)\n--\n\n"
              "Make a semaphore that stands at `value`, and give it a name in /dev/shm.\n\n"
              "mode\n"
              "    Who else may use it: 0o600 this UID, 0o660 a common group, 0o666 every\n"
@@ -93,7 +93,7 @@ static PyObject *semaphore_create(PyObject *cls, PyObject *args, PyObject *kwarg
 }
 
 PyDoc_STRVAR(open_doc,
-             "open(name)\n--\n\n"
+             "open($type, /, name)\n--\n\n"
              "Open a semaphore that exists, made by `create` or by another program.\n\n"
              "Raises `NotFound`, `NotPermitted` (says both UIDs and the mode), `AddressError`\n"
              "(not a possible name, or not a semaphore of this C library is there).");
@@ -157,7 +157,7 @@ static PyObject *acquire(Semaphore *self, PyObject *timeout)
 }
 
 PyDoc_STRVAR(acquire_doc,
-             "acquire(timeout=None)\n--\n\n"
+             "acquire($self, /, timeout=None)\n--\n\n"
              "Take one: wait until the value is above 0, and lower it by 1. Returns True.\n\n"
              "timeout\n"
              "    Seconds; ``None`` waits for ever, 0 only tries. Counted on the monotonic\n"
@@ -175,13 +175,13 @@ static PyObject *semaphore_acquire(PyObject *op, PyObject *args, PyObject *kwarg
     if (PyBool_Check(timeout))
         return PyErr_Format(PyExc_TypeError,
                             "timeout is a number of seconds or None, not %R: "
-                            "acquire(timeout=0) tries, acquire() waits",
+                            "acquire($self, /, timeout=0) tries, acquire() waits",
                             timeout);
     return acquire((Semaphore *)op, timeout);
 }
 
 PyDoc_STRVAR(release_doc,
-             "release(n=1)\n--\n\n"
+             "release($self, /, n=1)\n--\n\n"
              "Give `n` back: raise the value, and wake as many waiting processes. Never waits.\n\n"
              "Anyone may release, not only who acquired. Raises `SystemCallError` with errno\n"
              "EOVERFLOW if the value would pass 2147483647 (nothing is released then), `Closed`,\n"
@@ -218,7 +218,7 @@ static PyObject *semaphore_release(PyObject *op, PyObject *args, PyObject *kwarg
 }
 
 PyDoc_STRVAR(close_doc,
-             "close()\n--\n\n"
+             "close($self, /)\n--\n\n"
              "Give up this handle. Its name, its value and other processes keep it. A\n"
              "thread that waits in `acquire` gets `Closed`. Closing twice does nothing.");
 
@@ -233,7 +233,7 @@ static PyObject *semaphore_close(PyObject *op, PyObject *unused)
 }
 
 PyDoc_STRVAR(unlink_doc,
-             "unlink()\n--\n\n"
+             "unlink($self, /)\n--\n\n"
              "Remove the name. Who has it open keeps it until they close it.\n\n"
              "Does nothing if the name is gone or has been given to another semaphore since.\n"
              "Also possible after `close`. Raises `NotPermitted` (in /dev/shm only the owner and\n"

@@ -16,6 +16,8 @@ TABLE = {
     "NotPermitted": PermissionError,
     "AddressError": ValueError,
     "AddressInUse": OSError,
+    "AlreadyExists": FileExistsError,
+    "NotFound": FileNotFoundError,
     "UnsupportedTensor": TypeError,
     "VersionMismatch": RuntimeError,
     "CorruptSegment": RuntimeError,
