@@ -251,8 +251,8 @@ int pdi_start_begin(int control, const struct pdi_launch_spec *spec, struct pdi_
 {
     *start = (struct pdi_start){.report = -1, .status = -1, .pidfd = -1};
     if (spec->fd_count > PDI_LAUNCH_MAX_FDS)
-        return pdi_fail(err, -E2BIG, "", "a container gets at most %d descriptors, not %zu",
-                        PDI_LAUNCH_MAX_FDS, spec->fd_count);
+        return pdi_fail(err, -E2BIG, "sendmsg", "container '%s' gets at most %d descriptors, not %zu",
+                        spec->hostname, PDI_LAUNCH_MAX_FDS, spec->fd_count);
     int sockets[2] = {-1, -1}, status[2] = {-1, -1}, launch = -1, yes = 1, rc = 0;
     struct pdi_infra_request request = {0};
     const char *call = "socketpair";

@@ -133,6 +133,13 @@ class Container:
         stop_all([self], grace)
         return self.wait()
 
+    def close(self) -> None:
+        """Close our ends of its pipes. `Pod.close` does it for those in `Pod.containers`."""
+        for pipe in (self.stdin, self.stdout, self.stderr):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+
     def _wait(self, timeout: float | None) -> int | None:
         if self.returncode is None and _readable(self._status, timeout):
             status = os.read(self._status, 4)
@@ -158,12 +165,6 @@ class Container:
         fields = dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
         noticed = int(fields.get("SigCgt", "f" * 16), 16) | int(fields.get("SigBlk", "0"), 16)
         return not noticed >> (signal.SIGTERM - 1) & 1
-
-    def _close_pipes(self) -> None:
-        for pipe in (self.stdin, self.stdout, self.stderr):
-            if pipe is not None:
-                with contextlib.suppress(OSError):
-                    pipe.close()
 
 
 def stop_all(containers: Collection[Container], grace: float) -> None:
@@ -275,9 +276,9 @@ class Pod:
         name
             Its name and host name. A name is free again when its container has ended.
         command
-            Program and arguments; the program is looked up in the PATH of `env`.
+            Program and arguments; the program is looked up in the container's PATH.
         env
-            The whole environment; by default that of this process.
+            Added to the environment of this process, which stands for that of an image.
         cwd
             The working directory; by default that of this process.
         cpus
@@ -312,10 +313,10 @@ class Pod:
         argv = tuple(os.fsencode(argument) for argument in command)
         if not argv:
             raise ValueError(f"the command of container {name!r} is empty")
-        environment = os.environ if env is None else env
+        environment = {**os.environ, **self._environment(name), **(env or {})}
         paths = _candidates(argv[0], environment)
         if uid is not None or gid is not None:
-            uid, gid = self._may_become(name, uid, gid)
+            uid, gid = self._may_become(name, uid, gid, groups)
 
         with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
             pipes, fds = _streams((stdin, stdout, stderr), ours, theirs)
@@ -351,7 +352,7 @@ class Pod:
     def close(self) -> None:
         """End all containers (SIGTERM, `grace` seconds, SIGKILL) and the Pod. Idempotent.
 
-        Exit codes and what is in the pipes of the containers can still be read.
+        Exit codes can still be read; the pipes of the containers are closed.
         """
         if self._owner != os.getpid():
             return
@@ -362,19 +363,25 @@ class Pod:
             self._infra.close()
             for container in self.containers.values():
                 container.poll()
+                container.close()
+
+    def _environment(self, name: str) -> dict[str, str]:
+        """What Kubernetes sets, and what of the host's would be wrong in there."""
+        return {"HOSTNAME": name} if self.isolation["uts"] else {}
 
     def _may_become(
-        self, name: str, uid: int | None, gid: int | None
+        self, name: str, uid: int | None, gid: int | None, groups: Sequence[int]
     ) -> tuple[int | None, int | None]:
-        own = os.geteuid(), os.getegid()
-        if own[0] == 0 and not self.isolation["user"]:
+        own_uid, own_gid = os.geteuid(), os.getegid()
+        if uid in (None, own_uid) and gid in (None, own_gid) and not groups:
+            return None, None
+        if own_uid == 0 and not self.isolation["user"]:
             return uid, gid
-        if uid not in (None, own[0]) or gid not in (None, own[1]):
-            asked = f"UID {own[0] if uid is None else uid}, GID {own[1] if gid is None else gid}"
-            self.notes.append(
-                f"container {name!r} runs as UID {own[0]}, GID {own[1]}, not as {asked}: "
-                "an ordinary user cannot become another; run as root"
-            )
+        asked = f"UID {own_uid if uid is None else uid}, GID {own_gid if gid is None else gid}"
+        self.notes.append(
+            f"container {name!r} runs as UID {own_uid}, GID {own_gid}, not as {asked}: "
+            "an ordinary user cannot become another; run as root"
+        )
         return None, None
 
 
