@@ -2,7 +2,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <poll.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -16,6 +15,7 @@
 #include "../core/error.h"
 #include "clock.h"
 #include "infra.h"
+#include "poller.h"
 
 /* How a Pod is tried, best first. A privileged process needs no user namespace,
  * and would lose all users but one in it. */
@@ -162,12 +162,12 @@ int pdi_pod_open(struct pdi_pod *pod, uint64_t shm_bytes, bool isolate, podipc_e
     return next_attempt(pod, err);
 }
 
-/* The calling thread's poll(2) for one descriptor: 0 when it is readable. */
+/* 0 when there is something to read, -EAGAIN when `until` has passed. */
 static int wait_readable(int fd, int64_t until)
 {
     struct pollfd p = {.fd = fd, .events = POLLIN};
-    int n = poll(&p, 1, pdi_poll_ms(until));
-    return n > 0 ? 0 : n == 0 || errno == EINTR ? -EAGAIN : -errno;
+    int n = pdi_poll(&p, 1, pdi_poll_ms(until));
+    return n > 0 ? 0 : n == 0 ? -EAGAIN : n;
 }
 
 /* What this attempt made, over what earlier ones were refused. */
@@ -216,6 +216,13 @@ void pdi_pod_close(struct pdi_pod *pod)
     pod->pid = 0;
 }
 
+void pdi_pod_forget(struct pdi_pod *pod)
+{
+    reset(&pod->control);
+    reset(&pod->pidfd);
+    pod->pid = 0;
+}
+
 /* One message with the descriptors of a request. */
 static int send_request(int control, const struct pdi_infra_request *request, const int *own,
                         const struct pdi_launch_spec *spec)
@@ -251,8 +258,9 @@ int pdi_start_begin(int control, const struct pdi_launch_spec *spec, struct pdi_
 {
     *start = (struct pdi_start){.report = -1, .status = -1, .pidfd = -1};
     if (spec->fd_count > PDI_LAUNCH_MAX_FDS)
-        return pdi_fail(err, -E2BIG, "sendmsg", "container '%s' gets at most %d descriptors, not %zu",
-                        spec->hostname, PDI_LAUNCH_MAX_FDS, spec->fd_count);
+        return pdi_fail(err, -E2BIG, "sendmsg",
+                        "container '%s' gets at most %d descriptors, not %zu", spec->hostname,
+                        PDI_LAUNCH_MAX_FDS, spec->fd_count);
     int sockets[2] = {-1, -1}, status[2] = {-1, -1}, launch = -1, yes = 1, rc = 0;
     struct pdi_infra_request request = {0};
     const char *call = "socketpair";

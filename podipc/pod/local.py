@@ -31,7 +31,7 @@ from subprocess import DEVNULL, PIPE, STDOUT
 from types import TracebackType
 from typing import IO, Any, Self, TypeAlias
 
-from podipc._core import Infra, NotPermitted, SystemCallError, Timeout
+from podipc._core import Infra, NotFound, NotPermitted, SystemCallError, Timeout
 from podipc.pod.errors import CommandNotFound, InvalidName, NameTaken
 
 __all__ = ["DEVNULL", "PIPE", "STDOUT", "Container", "Pod"]
@@ -297,7 +297,7 @@ class Pod:
         ------
         CommandNotFound
             There is no such program.
-        NotPermitted, SystemCallError
+        NotFound, NotPermitted, SystemCallError
             The text says which step failed.
         NameTaken
             A running container has this name.
@@ -336,7 +336,7 @@ class Pod:
                     gid=_KEEP if gid is None else gid,
                     umask=_KEEP if umask is None else umask,
                 )
-            except (SystemCallError, NotPermitted) as error:
+            except (NotFound, NotPermitted, SystemCallError) as error:
                 # A directory of the PATH that may not be searched hides nothing that could run.
                 missing = error.errno in (errno.ENOENT, errno.ENOTDIR) or (
                     b"/" not in argv[0] and not any(map(os.path.isfile, paths))

@@ -300,7 +300,7 @@ def test_not_executable(any_pod: local.Pod) -> None:
 
 def test_no_such_directory(any_pod: local.Pod) -> None:
     error = start_error(any_pod, ["true"], cwd="/nowhere")
-    assert isinstance(error, podipc.SystemCallError)
+    assert isinstance(error, FileNotFoundError)
     assert "cannot enter '/nowhere'" in str(error)
     assert error.call == "chdir"
 
