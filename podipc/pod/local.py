@@ -506,19 +506,23 @@ def _reason(part: str, error: int) -> str:
     text = os.strerror(error)
     if error == errno.ENOSPC:
         return f"{text} (sysctl user.max_{part}_namespaces)"
-    if part != "user" or error not in (errno.EPERM, errno.EACCES):
+    if error not in (errno.EPERM, errno.EACCES):
         return text
-    if _setting("kernel/apparmor_restrict_unprivileged_userns") == "1":
-        return f"{text} (sysctl kernel.apparmor_restrict_unprivileged_userns=1; root may set it 0)"
-    if _setting("kernel/unprivileged_userns_clone") == "0":
-        return f"{text} (sysctl kernel.unprivileged_userns_clone=0; root may set it 1)"
-    if "\nSeccomp:\t2" in Path("/proc/self/status").read_text():
-        return f"{text} (a seccomp profile; a container needs one that allows unshare and mount)"
+    if part == "user":
+        for setting, allowed in (
+            ("kernel.apparmor_restrict_unprivileged_userns", "0"),
+            ("kernel.unprivileged_userns_clone", "1"),
+        ):
+            found = _read("/proc/sys/" + setting.replace(".", "/")).strip()
+            if found not in ("", allowed):
+                return f"{text} (sysctl {setting}={found}; root may set it to {allowed})"
+    if "\nSeccomp:\t2" in _read("/proc/self/status"):
+        return f"{text} (perhaps by the seccomp profile: it has to allow clone, unshare and mount)"
     return text
 
 
-def _setting(name: str) -> str:
+def _read(path: str) -> str:
     try:
-        return Path("/proc/sys", name).read_text().strip()
+        return Path(path).read_text()
     except OSError:
         return ""

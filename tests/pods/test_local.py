@@ -778,6 +778,46 @@ def test_pid_namespaces_refused() -> None:
         assert lines[0][3] != host("net")
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="not possible here: needs root")
+def test_a_user_namespace_that_cannot_be_used_is_left_again() -> None:
+    """The mapping is refused where /proc/self is not one's own, as after a change of user."""
+    isolation, notes, lines = as_user(BECOME_1001.replace("prctl(4, 1", "prctl(4, 0"))
+    assert not any(isolation.values())
+    assert "setgroups could not be given up in the user namespace: Permission denied" in notes[0]
+    assert lines[0][2:4] == ["1001", host("net")]
+
+
+# What Docker's default profile does for a container without CAP_SYS_ADMIN.
+SECCOMP = """
+    import ctypes, os, struct, sys
+    clone, unshare = {"x86_64": (56, 272), "aarch64": (220, 97)}.get(os.uname().machine, (0, 0))
+    if not clone:
+        sys.exit(77)
+    LOAD, EQUAL, ANY, RETURN = 0x20, 0x15, 0x45, 0x06
+    EPERM, ALLOW, NEW = 0x00050001, 0x7FFF0000, 0x7E020000
+    program = [
+        (LOAD, 0, 0, 0), (EQUAL, 4, 0, unshare), (EQUAL, 0, 2, clone), (LOAD, 0, 0, 16),
+        (ANY, 1, 0, NEW), (RETURN, 0, 0, ALLOW), (RETURN, 0, 0, EPERM),
+    ]
+    code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *row) for row in program))
+    head = struct.pack("HxxxxxxQ", len(program), ctypes.addressof(code))
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(38, 1, 0, 0, 0) or libc.prctl(22, 2, head, 0, 0):
+        sys.exit(77)
+    os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+def test_seccomp_refuses() -> None:
+    wrapper = (sys.executable, "-c", textwrap.dedent(SECCOMP))
+    if subprocess.run([*wrapper, "/bin/true"], check=False).returncode == 77:
+        pytest.skip("not possible here: no seccomp filter")
+    isolation, notes, lines = as_user(wrapper=wrapper)
+    assert not any(isolation.values())
+    assert "perhaps by the seccomp profile" in notes[0]
+    assert lines[0][3] == host("net")
+
+
 def test_start_up_is_quick_enough_to_notice_if_it_were_not() -> None:
     """No speed is asserted but one that only a hidden wait could miss."""
     start = time.monotonic()
