@@ -474,7 +474,6 @@ def _is_open(fd: int) -> bool:
 
 
 _LACKING = {
-    "user": "no user namespace, without which an ordinary user cannot have the others",
     "pid": "no PID namespace: containers see the processes of the host, and are not PID 1",
     "mount": "no mount namespace: /dev/shm and /proc are those of the host",
     "net": "no network namespace: 127.0.0.1 and its ports are those of the host",
@@ -488,17 +487,21 @@ _LACKING = {
 def _notes(
     parts: Mapping[str, int], refused: tuple[str, int] | None, shm_bytes: int, isolate: bool
 ) -> list[str]:
+    plain = "plain processes of the host, nothing is isolated: "
+    refusals = {part: error for part, error in parts.items() if error > 0}
     if not isolate:
-        return ["plain processes of the host, as asked for: nothing is isolated"]
-    notes = []
+        return [plain + "as asked for"]
+    if any(error == 0 for error in parts.values()):
+        return [
+            f"{_LACKING[part].format(shm_bytes=shm_bytes)}: {_reason(part, error)}"
+            for part, error in refusals.items()
+        ]
     if refused is not None:
         what, error = refused
-        notes.append(f"{_LACKING['user']}: {what}: {_reason('user', error)}")
-    for part, error in parts.items():
-        if error > 0:
-            lacking = _LACKING[part].format(shm_bytes=shm_bytes)
-            notes.append(f"{lacking}: {_reason(part, error)}")
-    return notes
+        return [f"{plain}{what}: {_reason('user', error)}"]
+    # An ordinary user has nothing without the user namespace, which comes first.
+    part, error = next(iter(refusals.items()))
+    return [f"{plain}{part} namespaces are refused: {_reason(part, error)}"]
 
 
 def _reason(part: str, error: int) -> str:
