@@ -191,3 +191,31 @@ class Semaphore:
         traceback: TracebackType | None,
         /,
     ) -> None: ...
+
+@final
+class Infra:
+    def __new__(cls, shm_bytes: int, isolate: bool) -> Self: ...
+    @property
+    def pid(self) -> int: ...
+    @property
+    def parts(self) -> dict[str, int]: ...
+    @property
+    def refused(self) -> tuple[str, int] | None: ...
+    def start(
+        self,
+        *,
+        name: str,
+        cwd: bytes,
+        paths: tuple[bytes, ...],
+        argv: tuple[bytes, ...],
+        env: tuple[bytes, ...],
+        fds: tuple[int, ...],
+        targets: tuple[int, ...],
+        cpus: bytes,
+        groups: tuple[int, ...],
+        uid: int,
+        gid: int,
+        umask: int,
+    ) -> tuple[int, int, int]: ...
+    def close(self) -> None: ...
+    def fileno(self) -> int: ...

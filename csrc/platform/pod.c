@@ -2,7 +2,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <poll.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -16,17 +15,17 @@
 #include "../core/error.h"
 #include "clock.h"
 #include "infra.h"
+#include "poller.h"
 
 /* How a Pod is tried, best first. A privileged process needs no user namespace,
- * and would lose all users but one in it. */
+ * and would lose all users but one in it; any other can have nothing without. */
 static const struct attempt {
     bool privileged, user, pid;
 } attempts[] = {
     {.privileged = true, .user = false, .pid = true},
+    {.privileged = true, .user = false, .pid = false},
     {.privileged = false, .user = true, .pid = true},
     {.privileged = false, .user = true, .pid = false},
-    {.privileged = true, .user = false, .pid = false},
-    {.privileged = false, .user = false, .pid = false},
 };
 enum { ATTEMPTS = sizeof attempts / sizeof *attempts };
 
@@ -84,13 +83,12 @@ static void reset(int *fd)
     *fd = -1;
 }
 
-/* Clones the infra process for one attempt; -errno of what refused. */
-static int clone_infra(struct pdi_pod *pod, const struct attempt *attempt)
+/* Clones the infra process as pod->plan says; -errno of what refused. */
+static int clone_infra(struct pdi_pod *pod)
 {
+    const struct pdi_namespace_plan *plan = &pod->plan;
     int sockets[2] = {-1, -1};
-    struct pdi_infra infra = {.plan = pod->plan, .null = -1};
-    infra.plan.user = attempt->user;
-    infra.plan.pid = attempt->pid;
+    struct pdi_infra infra = {.plan = *plan, .null = -1};
     sigset_t all, before;
     int rc = 0;
     pid_t pid;
@@ -107,7 +105,7 @@ static int clone_infra(struct pdi_pod *pod, const struct attempt *attempt)
     /* No handler of the parent's may run in the copy. */
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    pid = pdi_clone((attempt->user ? CLONE_NEWUSER : 0) | (attempt->pid ? CLONE_NEWPID : 0), NULL);
+    pid = pdi_clone((plan->user ? CLONE_NEWUSER : 0) | (plan->pid ? CLONE_NEWPID : 0), NULL);
     if (pid == 0)
         pdi_infra_main(&infra);
     rc = pid < 0 ? -errno : 0;
@@ -126,27 +124,28 @@ done:
     return rc;
 }
 
-/* Goes on to the next attempt that fits and that the kernel lets begin. */
+/* Goes on to the next attempt that fits and that the kernel lets begin; plain
+ * processes come last. */
 static int next_attempt(struct pdi_pod *pod, podipc_error *err)
 {
-    int rc = -EPERM;
     bool is_privileged = privileged();
-    while (++pod->attempt < ATTEMPTS) {
+    while (pod->plan.isolate && ++pod->attempt < ATTEMPTS) {
         const struct attempt *attempt = &attempts[pod->attempt];
-        bool plain = !attempt->user && !attempt->pid;
-        if (attempt->privileged != is_privileged || (!pod->plan.isolate && !plain))
+        if (attempt->privileged != is_privileged)
             continue;
-        rc = clone_infra(pod, attempt);
+        pod->plan.user = attempt->user;
+        pod->plan.pid = attempt->pid;
+        int rc = clone_infra(pod);
         if (rc == 0)
             return 0;
-        if (plain || rc == -ENOSYS)
-            break;
         /* The least that was refused is what is missing. */
         pod->parts.error[attempt->pid ? PDI_PART_PID : PDI_PART_USER] = -rc;
     }
-    return pdi_fail(err, rc, rc == -ENOSYS ? "pidfd_open" : "clone", "%s",
-                    rc == -ENOSYS ? "the local runtime needs Linux 5.3 or newer"
-                                  : "no process for the Pod could be made");
+    pod->plan.isolate = pod->plan.user = pod->plan.pid = false;
+    int rc = clone_infra(pod);
+    if (rc == -ENOSYS)
+        return pdi_fail(err, rc, "pidfd_open", "the local runtime needs Linux 5.3 or newer");
+    return rc == 0 ? 0 : pdi_fail(err, rc, "clone", "no process for the Pod could be made");
 }
 
 int pdi_pod_open(struct pdi_pod *pod, uint64_t shm_bytes, bool isolate, podipc_error *err)
@@ -162,12 +161,12 @@ int pdi_pod_open(struct pdi_pod *pod, uint64_t shm_bytes, bool isolate, podipc_e
     return next_attempt(pod, err);
 }
 
-/* The calling thread's poll(2) for one descriptor: 0 when it is readable. */
+/* 0 when there is something to read, -EAGAIN when `until` has passed. */
 static int wait_readable(int fd, int64_t until)
 {
     struct pollfd p = {.fd = fd, .events = POLLIN};
-    int n = poll(&p, 1, pdi_poll_ms(until));
-    return n > 0 ? 0 : n == 0 || errno == EINTR ? -EAGAIN : -errno;
+    int n = pdi_poll(&p, 1, pdi_poll_ms(until));
+    return n > 0 ? 0 : n == 0 ? -EAGAIN : n;
 }
 
 /* What this attempt made, over what earlier ones were refused. */
@@ -194,9 +193,12 @@ int pdi_pod_ready(struct pdi_pod *pod, int64_t until, podipc_error *err)
             merge(pod, &report.parts);
             return 0;
         }
+        pdi_pod_close(pod);
         pod->refused = (enum pdi_step)report.step;
         pod->refused_errno = report.error;
-        pdi_pod_close(pod);
+        if (!pod->plan.isolate)
+            return pdi_fail(err, -report.error, steps[report.step].call, "%s",
+                            steps[report.step].text);
         rc = next_attempt(pod, err);
         if (rc < 0)
             return rc;
@@ -213,6 +215,13 @@ void pdi_pod_close(struct pdi_pod *pod)
     if (pod->pid > 0)
         while (waitpid(pod->pid, NULL, 0) < 0 && errno == EINTR)
             ;
+    pod->pid = 0;
+}
+
+void pdi_pod_forget(struct pdi_pod *pod)
+{
+    reset(&pod->control);
+    reset(&pod->pidfd);
     pod->pid = 0;
 }
 
@@ -251,7 +260,8 @@ int pdi_start_begin(int control, const struct pdi_launch_spec *spec, struct pdi_
 {
     *start = (struct pdi_start){.report = -1, .status = -1, .pidfd = -1};
     if (spec->fd_count > PDI_LAUNCH_MAX_FDS)
-        return pdi_fail(err, -E2BIG, "", "a container gets at most %d descriptors, not %zu",
+        return pdi_fail(err, -E2BIG, "sendmsg",
+                        "container '%s' gets at most %d descriptors, not %zu", spec->hostname,
                         PDI_LAUNCH_MAX_FDS, spec->fd_count);
     int sockets[2] = {-1, -1}, status[2] = {-1, -1}, launch = -1, yes = 1, rc = 0;
     struct pdi_infra_request request = {0};

@@ -48,6 +48,10 @@ int pdi_pod_ready(struct pdi_pod *pod, int64_t until, podipc_error *err);
 /* Takes all of the Pod down, waits until it is gone. Idempotent. */
 void pdi_pod_close(struct pdi_pod *pod);
 
+/* In a forked child of the parent: closes its copies of the descriptors, and
+ * nothing else. Async-signal-safe. */
+void pdi_pod_forget(struct pdi_pod *pod);
+
 /* A container that is being started. */
 struct pdi_start {
     int report;         /* closed by pdi_start_ready() */

@@ -2,8 +2,6 @@
  * is the interface on top of it. */
 #include "state.h"
 
-#include <structmember.h>
-
 #include "../platform/fork.h"
 #include "../platform/pod.h"
 #include "blocking.h"
@@ -22,8 +20,7 @@ typedef struct {
 static void infra_in_child(void *arg)
 {
     pd_infra *self = arg;
-    close(self->pod.control);
-    close(self->pod.pidfd);
+    pdi_pod_forget(&self->pod);
 }
 
 struct opening {
@@ -101,6 +98,11 @@ static PyObject *infra_fileno(PyObject *object, PyObject *Py_UNUSED(ignored))
     if (self->pod.pidfd < 0)
         return pd_raise_text(self->state, PD_CLOSED, "the Pod has been closed");
     return PyLong_FromLong(self->pod.pidfd);
+}
+
+static PyObject *infra_pid(PyObject *object, void *Py_UNUSED(closure))
+{
+    return PyLong_FromLong((long)((pd_infra *)object)->pod.pid);
 }
 
 static PyObject *infra_parts(PyObject *object, void *Py_UNUSED(closure))
@@ -270,13 +272,8 @@ static PyMethodDef infra_methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
-static PyMemberDef infra_members[] = {
-    {"pid", T_INT, offsetof(pd_infra, pod) + offsetof(struct pdi_pod, pid), READONLY,
-     "Its process, as seen from here; 0 when closed."},
-    {NULL, 0, 0, 0, NULL},
-};
-
 static PyGetSetDef infra_getset[] = {
+    {"pid", infra_pid, NULL, "Its process, as seen from here; 0 when closed.", NULL},
     {"parts", infra_parts, NULL, "Part to 0 (made), -1 (not tried) or the errno of the refusal.",
      NULL},
     {"refused", infra_refused, NULL,
@@ -289,7 +286,6 @@ static PyType_Slot infra_slots[] = {
     {Py_tp_new, infra_new},
     {Py_tp_dealloc, infra_dealloc},
     {Py_tp_methods, infra_methods},
-    {Py_tp_members, infra_members},
     {Py_tp_getset, infra_getset},
     {0, NULL},
 };

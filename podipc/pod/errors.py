@@ -1,13 +1,13 @@
 """What goes wrong when a Pod is started, beyond what a system call refuses."""
 
-from podipc._core import PodipcError
+from podipc._core import NotFound, PodipcError
 
 
 class PodError(PodipcError):
     """Base of what only a Pod can get wrong."""
 
 
-class CommandNotFound(PodError, FileNotFoundError):
+class CommandNotFound(PodError, NotFound):
     """There is no such program in the container. The text names it and the PATH."""
 
 

@@ -31,7 +31,7 @@ from subprocess import DEVNULL, PIPE, STDOUT
 from types import TracebackType
 from typing import IO, Any, Self, TypeAlias
 
-from podipc._core import Infra, NotPermitted, SystemCallError, Timeout
+from podipc._core import Infra, NotFound, NotPermitted, SystemCallError, Timeout
 from podipc.pod.errors import CommandNotFound, InvalidName, NameTaken
 
 __all__ = ["DEVNULL", "PIPE", "STDOUT", "Container", "Pod"]
@@ -133,6 +133,13 @@ class Container:
         stop_all([self], grace)
         return self.wait()
 
+    def close(self) -> None:
+        """Close our ends of its pipes. `Pod.close` does it for those in `Pod.containers`."""
+        for pipe in (self.stdin, self.stdout, self.stderr):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+
     def _wait(self, timeout: float | None) -> int | None:
         if self.returncode is None and _readable(self._status, timeout):
             status = os.read(self._status, 4)
@@ -158,12 +165,6 @@ class Container:
         fields = dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
         noticed = int(fields.get("SigCgt", "f" * 16), 16) | int(fields.get("SigBlk", "0"), 16)
         return not noticed >> (signal.SIGTERM - 1) & 1
-
-    def _close_pipes(self) -> None:
-        for pipe in (self.stdin, self.stdout, self.stderr):
-            if pipe is not None:
-                with contextlib.suppress(OSError):
-                    pipe.close()
 
 
 def stop_all(containers: Collection[Container], grace: float) -> None:
@@ -275,9 +276,9 @@ class Pod:
         name
             Its name and host name. A name is free again when its container has ended.
         command
-            Program and arguments; the program is looked up in the PATH of `env`.
+            Program and arguments; the program is looked up in the container's PATH.
         env
-            The whole environment; by default that of this process.
+            Added to the environment of this process, which stands for that of an image.
         cwd
             The working directory; by default that of this process.
         cpus
@@ -296,7 +297,7 @@ class Pod:
         ------
         CommandNotFound
             There is no such program.
-        NotPermitted, SystemCallError
+        NotFound, NotPermitted, SystemCallError
             The text says which step failed.
         NameTaken
             A running container has this name.
@@ -312,10 +313,10 @@ class Pod:
         argv = tuple(os.fsencode(argument) for argument in command)
         if not argv:
             raise ValueError(f"the command of container {name!r} is empty")
-        environment = os.environ if env is None else env
+        environment = {**os.environ, **self._environment(name), **(env or {})}
         paths = _candidates(argv[0], environment)
         if uid is not None or gid is not None:
-            uid, gid = self._may_become(name, uid, gid)
+            uid, gid = self._may_become(name, uid, gid, groups)
 
         with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
             pipes, fds = _streams((stdin, stdout, stderr), ours, theirs)
@@ -335,7 +336,7 @@ class Pod:
                     gid=_KEEP if gid is None else gid,
                     umask=_KEEP if umask is None else umask,
                 )
-            except (SystemCallError, NotPermitted) as error:
+            except (NotFound, NotPermitted, SystemCallError) as error:
                 # A directory of the PATH that may not be searched hides nothing that could run.
                 missing = error.errno in (errno.ENOENT, errno.ENOTDIR) or (
                     b"/" not in argv[0] and not any(map(os.path.isfile, paths))
@@ -351,7 +352,7 @@ class Pod:
     def close(self) -> None:
         """End all containers (SIGTERM, `grace` seconds, SIGKILL) and the Pod. Idempotent.
 
-        Exit codes and what is in the pipes of the containers can still be read.
+        Exit codes can still be read; the pipes of the containers are closed.
         """
         if self._owner != os.getpid():
             return
@@ -362,19 +363,25 @@ class Pod:
             self._infra.close()
             for container in self.containers.values():
                 container.poll()
+                container.close()
+
+    def _environment(self, name: str) -> dict[str, str]:
+        """What Kubernetes sets, and what of the host's would be wrong in there."""
+        return {"HOSTNAME": name} if self.isolation["uts"] else {}
 
     def _may_become(
-        self, name: str, uid: int | None, gid: int | None
+        self, name: str, uid: int | None, gid: int | None, groups: Sequence[int]
     ) -> tuple[int | None, int | None]:
-        own = os.geteuid(), os.getegid()
-        if own[0] == 0 and not self.isolation["user"]:
+        own_uid, own_gid = os.geteuid(), os.getegid()
+        if uid in (None, own_uid) and gid in (None, own_gid) and not groups:
+            return None, None
+        if own_uid == 0 and not self.isolation["user"]:
             return uid, gid
-        if uid not in (None, own[0]) or gid not in (None, own[1]):
-            asked = f"UID {own[0] if uid is None else uid}, GID {own[1] if gid is None else gid}"
-            self.notes.append(
-                f"container {name!r} runs as UID {own[0]}, GID {own[1]}, not as {asked}: "
-                "an ordinary user cannot become another; run as root"
-            )
+        asked = f"UID {own_uid if uid is None else uid}, GID {own_gid if gid is None else gid}"
+        self.notes.append(
+            f"container {name!r} runs as UID {own_uid}, GID {own_gid}, not as {asked}: "
+            "an ordinary user cannot become another; run as root"
+        )
         return None, None
 
 
@@ -467,7 +474,6 @@ def _is_open(fd: int) -> bool:
 
 
 _LACKING = {
-    "user": "no user namespace, without which an ordinary user cannot have the others",
     "pid": "no PID namespace: containers see the processes of the host, and are not PID 1",
     "mount": "no mount namespace: /dev/shm and /proc are those of the host",
     "net": "no network namespace: 127.0.0.1 and its ports are those of the host",
@@ -481,17 +487,21 @@ _LACKING = {
 def _notes(
     parts: Mapping[str, int], refused: tuple[str, int] | None, shm_bytes: int, isolate: bool
 ) -> list[str]:
+    plain = "plain processes of the host, nothing is isolated: "
+    refusals = {part: error for part, error in parts.items() if error > 0}
     if not isolate:
-        return ["plain processes of the host, as asked for: nothing is isolated"]
-    notes = []
+        return [plain + "as asked for"]
+    if any(error == 0 for error in parts.values()):
+        return [
+            f"{_LACKING[part].format(shm_bytes=shm_bytes)}: {_reason(part, error)}"
+            for part, error in refusals.items()
+        ]
     if refused is not None:
         what, error = refused
-        notes.append(f"{_LACKING['user']}: {what}: {_reason('user', error)}")
-    for part, error in parts.items():
-        if error > 0:
-            lacking = _LACKING[part].format(shm_bytes=shm_bytes)
-            notes.append(f"{lacking}: {_reason(part, error)}")
-    return notes
+        return [f"{plain}{what}: {_reason('user', error)}"]
+    # An ordinary user has nothing without the user namespace, which comes first.
+    part, error = next(iter(refusals.items()))
+    return [f"{plain}{part} namespaces are refused: {_reason(part, error)}"]
 
 
 def _reason(part: str, error: int) -> str:
@@ -499,19 +509,23 @@ def _reason(part: str, error: int) -> str:
     text = os.strerror(error)
     if error == errno.ENOSPC:
         return f"{text} (sysctl user.max_{part}_namespaces)"
-    if part != "user" or error not in (errno.EPERM, errno.EACCES):
+    if error not in (errno.EPERM, errno.EACCES):
         return text
-    if _setting("kernel/apparmor_restrict_unprivileged_userns") == "1":
-        return f"{text} (sysctl kernel.apparmor_restrict_unprivileged_userns=1; root may set it 0)"
-    if _setting("kernel/unprivileged_userns_clone") == "0":
-        return f"{text} (sysctl kernel.unprivileged_userns_clone=0; root may set it 1)"
-    if "\nSeccomp:\t2" in Path("/proc/self/status").read_text():
-        return f"{text} (a seccomp profile; a container needs one that allows unshare and mount)"
+    if part == "user":
+        for setting, allowed in (
+            ("kernel.apparmor_restrict_unprivileged_userns", "0"),
+            ("kernel.unprivileged_userns_clone", "1"),
+        ):
+            found = _read("/proc/sys/" + setting.replace(".", "/")).strip()
+            if found not in ("", allowed):
+                return f"{text} (sysctl {setting}={found}; root may set it to {allowed})"
+    if "\nSeccomp:\t2" in _read("/proc/self/status"):
+        return f"{text} (perhaps by the seccomp profile: it has to allow clone, unshare and mount)"
     return text
 
 
-def _setting(name: str) -> str:
+def _read(path: str) -> str:
     try:
-        return Path("/proc/sys", name).read_text().strip()
+        return Path(path).read_text()
     except OSError:
         return ""
