@@ -9,7 +9,6 @@
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
-#include <stdatomic.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -18,6 +17,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "../core/atomics.h"
 #include "../core/error.h"
 #include "clock.h"
 
@@ -26,8 +26,8 @@ enum { LINE = 128, ANSWER = 8, PIPE_SIZE = 1 << 20, LOOKS = 1 << 20 };
 /* Each word is written by one side; a line of its own, and its neighbour, which
  * some processors fetch along with it. */
 struct words {
-    _Alignas(LINE) _Atomic uint32_t there;
-    _Alignas(LINE) _Atomic uint32_t back;
+    _Alignas(LINE) pdi_word32 there;
+    _Alignas(LINE) pdi_word32 back;
 };
 
 /* One side. Both have the same until the fork. */
@@ -54,25 +54,24 @@ static int alive(const struct side *s)
     return info.si_pid == 0 ? 0 : -ECHILD;
 }
 
-static long futex(_Atomic uint32_t *word, int operation, uint32_t value,
-                  const struct timespec *timeout)
+static long futex(pdi_word32 *word, int operation, uint32_t value, const struct timespec *timeout)
 {
     return syscall(SYS_futex, word, operation, value, timeout, NULL, 0);
 }
 
 static void word_put(struct side *s)
 {
-    _Atomic uint32_t *word = s->asking ? &s->words->there : &s->words->back;
-    atomic_store_explicit(word, ++s->put, memory_order_release);
+    pdi_word32 *word = s->asking ? &s->words->there : &s->words->back;
+    pdi_publish32(word, ++s->put);
     if (s->plan.kind == PDI_FLOOR_FUTEX)
         (void)futex(word, FUTEX_WAKE, 1, NULL);
 }
 
 static int word_take(struct side *s)
 {
-    _Atomic uint32_t *word = s->asking ? &s->words->back : &s->words->there;
+    pdi_word32 *word = s->asking ? &s->words->back : &s->words->there;
     uint32_t before = s->taken++;
-    for (unsigned looks = 1; atomic_load_explicit(word, memory_order_acquire) == before; looks++) {
+    for (unsigned looks = 1; pdi_observe32(word) == before; looks++) {
         bool slept = false;
         if (s->plan.kind == PDI_FLOOR_FUTEX) {
             const struct timespec second = {.tv_sec = 1};
@@ -168,7 +167,7 @@ static int copy(struct side *s, int64_t *ns)
             all = start;
         memcpy(s->area + plan->size, s->area, plan->size);
         /* The copy may not be left out because nobody looks at it. */
-        __asm__ volatile("" : : "r"(s->area) : "memory");
+        __asm__ __volatile__("" : : "r"(s->area) : "memory");
         if (!plan->stream && i >= extra)
             ns[i - extra] = pdi_now() - start;
     }

@@ -66,7 +66,7 @@ class Plan:
 class Container:
     """One side, and the commands it is given."""
 
-    def __init__(self, pod: Any, name: str, directory: Path) -> None:
+    def __init__(self, pod: Any, name: str, directory: Path, memory: Path) -> None:
         self.name = name
         self._stderr = directory / f"{name}.stderr"
         self._buffer = b""
@@ -74,7 +74,11 @@ class Container:
             self._process = pod.start(
                 name,
                 [sys.executable, "-P", "-m", "podipc.lab.worker"],
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+                env=dict(
+                    os.environ,
+                    PYTHONPATH=os.pathsep.join(p for p in sys.path if p),
+                    PODIPC_DIR=str(memory),
+                ),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
@@ -103,13 +107,21 @@ class Container:
         found: Reply = json.loads(line)
         return found
 
-    def close(self) -> None:
-        """Let it end by itself, and clean up; if it does not, the Pod ends it."""
+    def close(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Let it end by itself, unless there was an error; the Pod ends it otherwise."""
         self._selector.close()
         with contextlib.suppress(OSError):
             self._process.stdin.close()
-        with contextlib.suppress(Exception):
-            self._process.wait(2)
+        if kind is None:
+            with contextlib.suppress(Exception):
+                self._process.wait(2)
+        else:
+            self._process.kill()
         self._process.stdout.close()
 
     def _died(self) -> WorkerDied:
@@ -149,13 +161,13 @@ class Pair:
             stack.callback(shutil.rmtree, self._directory, ignore_errors=True)
             os.chmod(self._directory, 0o700)
             self._memory = Path("/dev/shm") / self.name
-            stack.callback(shutil.rmtree, self._memory, ignore_errors=True)
+            stack.callback(self._sweep)
             pod = stack.enter_context(_pod(self._plan.runtime, self.name, self._plan.shm_bytes))
             self.isolation, self.notes = pod.isolation, list(pod.notes)
-            self.ask = Container(pod, "producer", self._directory)
-            stack.callback(self.ask.close)
-            self.answer = Container(pod, "consumer", self._directory)
-            stack.callback(self.answer.close)
+            self.ask = Container(pod, "producer", self._directory, self._memory)
+            stack.push(self.ask.close)
+            self.answer = Container(pod, "consumer", self._directory, self._memory)
+            stack.push(self.answer.close)
             self.hello = self.both({"do": "hello"})
             cpus = self.hello[0]["cpus"]
             self.cpus = cpus[:2] if len(cpus) > 1 else [None, None]
@@ -168,7 +180,13 @@ class Pair:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._stack.close()
+        self._stack.__exit__(kind, error, traceback)
+
+    def _sweep(self) -> None:
+        """Where the Pod has no /dev/shm of its own, what a killed worker left there."""
+        shutil.rmtree(self._memory, ignore_errors=True)
+        for left in self._memory.parent.glob(f"*{self.name}*"):
+            left.unlink(missing_ok=True)
 
     def both(self, ask: dict[str, Any], answer: dict[str, Any] | None = None) -> list[Reply]:
         """Give each a command and wait for both. Raises `Failed`, `Wrong`, `WorkerDied`."""
@@ -220,9 +238,10 @@ class Pair:
         try:
             self.both(ask, command | {"role": "answer"})
             yield
-        finally:
-            if not isinstance(sys.exception(), WorkerDied):
-                self.both({"do": "close"})
+        except (Failed, Wrong):
+            self.both({"do": "close"})
+            raise
+        self.both({"do": "close"})
 
 
 def _first(errors: list[str]) -> str:
@@ -295,7 +314,8 @@ class _Table:
             rows = [Row(method.name, method.kind, size)]
         else:
             rows = [Row(method.name, method.kind, t["nbytes"], t["name"]) for t in self.tensors]
-            rows.append(Row(method.name, method.kind, size, "*"))
+            if len(rows) > 1:
+                rows.append(Row(method.name, method.kind, size, "*"))
         for row in rows:
             row.error = method.missing
         self.rows += rows
@@ -344,7 +364,7 @@ class _Table:
         whole = min(64, (32 << 20) // max(1, biggest) + 4) // count or 2
         pair.timed("stream", whole, whole=True)
         probe = pair.timed("rounds", 3)[0]
-        n = _often(plan.seconds, 2 * min(probe["ns"]), 3, plan.rounds)
+        n = _often(plan.seconds, 2 * count * statistics.median(probe["ns"]), 3, plan.rounds)
         times = pair.timed("rounds", n)[0]["ns"]
         probe = pair.timed("stream", 3)[0]
         probe = pair.timed("stream", k := _often(plan.seconds / 5, probe["ns"] / 3, 3, 100))[0]

@@ -36,6 +36,11 @@ def read(path: Path) -> dict[str, Array]:
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from error
     except Exception as error:  # each format has its own ways to be malformed
+        if "pickle" in str(error):  # what numpy says of whatever it does not know
+            raise InputError(
+                f"{path}: not a {path.suffix} file, or one that holds Python objects, "
+                "which are not sent"
+            ) from error
         raise InputError(f"{path}: {error}") from error
     if not found:
         raise InputError(f"{path}: there is no tensor in it")

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TextIO
 
+import numpy as np
+
 from podipc.lab.results import Results, Row
 
 if TYPE_CHECKING:
@@ -100,8 +102,9 @@ def lines(results: Results) -> list[str]:
             "",
             f"{MARK} fastest of a column (floor apart);  - too few rounds to say, or not measured",
         ]
-    out += ["", *_wrap(crossovers(results))] if len(columns) > 0 else []
-    out += _failures(results.rows)
+    for paragraphs in (crossovers(results), _failures(results.rows), [*_sent(results)]):
+        if paragraphs:
+            out += ["", *_wrap(paragraphs)]
     return [*out[1:], "", *_wrap(where(results))]
 
 
@@ -137,7 +140,7 @@ def _block(
 
 
 def _short(text: str) -> str:
-    return text if len(text) <= CELL else text[: CELL - 1] + "…"
+    return text if len(text) <= CELL else f"{text[:4]}…{text[-2:]}"
 
 
 CLEAR = 1.25
@@ -244,8 +247,32 @@ def _failures(rows: Sequence[Row]) -> list[str]:
     for (method, error), failed in why.items():
         everywhere = len(failed) == sum(row.method == method for row in rows)
         at = "" if everywhere else " at " + ", ".join(column(r)[1] for r in failed)
-        out += _wrap([f"Not measured: {method}{at}: {error}"])
-    return ["", *out] if out else []
+        out.append(f"Not measured: {method}{at}: {error}")
+    return out
+
+
+def _sent(results: Results) -> Iterable[str]:
+    """What was sent, and what became of it."""
+    if tensors := results.about["plan"]["tensors"]:
+        names = [
+            f"{t['name']} ({_dtype(t['dtype'])} {'x'.join(map(str, t['shape'])) or 'scalar'}, "
+            f"{size(t['nbytes'])})"
+            for t in tensors
+        ]
+        more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+        yield f"Sent from {results.about['plan']['input']}: {', '.join(names[:8])}{more}."
+    rows = [row for row in results.rows if row.kind != "floor" and row.tensor != "*"]
+    whole, sampled = sum(r.checked_whole for r in rows), sum(r.checked_sampled for r in rows)
+    wrong = [row for row in rows if row.wrong]
+    how = "by digest" if tensors else "in every byte"
+    yield (
+        f"Checked at the other side: {whole:,} tensors {how}, {sampled:,} while timed, in four "
+        f"places each; {'SOME ARRIVED WRONG' if wrong else 'none was wrong'}."
+    )
+
+
+def _dtype(descr: object) -> str:
+    return np.dtype(descr).name if isinstance(descr, str) else "structured"
 
 
 def where(results: Results) -> list[str]:
@@ -261,12 +288,13 @@ def where(results: Results) -> list[str]:
         if pinned[0] is not None
         else "NOT pinned: there is one CPU only, so nothing can spin"
     )
-    parts = [part for part, made in about["isolation"].items() if made]
-    kind = (
-        f"Two containers, each with its own or shared {', '.join(parts)}"
-        if parts
-        else ("Two plain processes, nothing isolated")
-    )
+    made = [part for part, there in about["isolation"].items() if there]
+    if made:
+        own = [part for part in made if part in ("pid", "mount", "uts")]
+        shared = [part for part in made if part in ("net", "ipc", "shm")]
+        kind = f"Two containers: own {', '.join(own)}; shared {', '.join(shared)}"
+    else:
+        kind = "Two plain processes, nothing isolated"
     first = f"{kind} (runtime {about['runtime']}); {pin}; {memory}, {cpus}."
     return [
         first,

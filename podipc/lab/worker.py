@@ -221,8 +221,8 @@ class Worker:
         """What `podipc._core.floor` says, in nanoseconds."""
         from podipc._core import floor
 
-        there = tuple(-1 if cpu is None else cpu for cpu in cpus)
-        return {"ns": floor(mechanism, size, rounds, there, stream).tolist()}
+        ask, answer = (-1 if cpu is None else cpu for cpu in cpus)
+        return {"ns": floor(mechanism, size, rounds, (ask, answer), stream).tolist()}
 
     def do_rounds(self, n: int, whole: bool, cpu: int | None = None) -> Reply:
         """`n` round trips."""
