@@ -13,7 +13,6 @@ import numpy
 from setuptools import Extension, setup
 
 ROOT = Path(__file__).parent
-# The floor that `podipc compare --floor` measures against is a program of its own.
 sources = sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("csrc/*/*.c"))
 headers = sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("csrc/*/*.h"))
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Literal, Self, final
 
+import numpy as np
 import numpy.typing as npt
 
 from podipc.interface import Sendable
@@ -30,6 +31,14 @@ class VersionMismatch(PodipcError, RuntimeError): ...
 class CorruptSegment(PodipcError, RuntimeError): ...
 class ForkedHandle(PodipcError, RuntimeError): ...
 class SystemCallError(PodipcError, OSError): ...
+
+def floor(
+    mechanism: str,
+    size: int,
+    rounds: int,
+    cpus: tuple[int, int] = (-1, -1),
+    stream: bool = False,
+) -> npt.NDArray[np.int64]: ...
 
 @final
 class Loan:

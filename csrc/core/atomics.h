@@ -27,6 +27,11 @@ static inline void pdi_publish64(pdi_word64 *word, uint64_t value)
     atomic_store_explicit(word, value, memory_order_release);
 }
 
+static inline void pdi_publish32(pdi_word32 *word, uint32_t value)
+{
+    atomic_store_explicit(word, value, memory_order_release);
+}
+
 static inline uint64_t pdi_observe64(const pdi_word64 *word)
 {
     return atomic_load_explicit((pdi_word64 *)(uintptr_t)word, memory_order_acquire);

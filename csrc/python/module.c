@@ -3,6 +3,7 @@
 #include "state.h"
 
 #include "errors.h"
+#include "floor.h"
 #include "types.h"
 
 static const struct {
@@ -24,7 +25,7 @@ static int module_exec(PyObject *module)
     pd_state *st = PyModule_GetState(module);
     if (PyArray_ImportNumPyAPI() < 0)
         return -1;
-    if (pd_errors_init(module, st) < 0)
+    if (pd_errors_init(module, st) < 0 || pd_floor_init(module) < 0)
         return -1;
     for (int i = 0; i < PD_TYPE_COUNT; i++) {
         st->types[i] = (PyTypeObject *)PyType_FromModuleAndSpec(module, pd_types[i].spec, NULL);

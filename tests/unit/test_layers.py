@@ -33,7 +33,8 @@ PYTHON_LAYERS = [
     ["__init__"],
     ["doctor", "pod"],
     ["lab"],
-    ["cli", "__main__"],
+    ["cli"],
+    ["__main__"],
 ]
 RANK = {name: rank for rank, row in enumerate(PYTHON_LAYERS) for name in row}
 PY_FILES = sorted((ROOT / "podipc").rglob("*.py"))
