@@ -7,9 +7,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from strategies import dtypes
-from support import unique_name
 
 import podipc
+
+KEEPS_CHANNELS = True
 
 
 @pytest.fixture(scope="module")
@@ -84,15 +85,19 @@ def check(echo, method, a, **how):
     tx.send(a, 30)
     b = rx.recv(30, **how)
     assert type(b) is np.ndarray
-    assert b.dtype == a.dtype
+    # NumPy cannot copy text of width 0: it makes it wider.
+    expected = a.dtype if a.dtype.itemsize or not how.get("copy") else before.dtype
+    assert b.dtype == expected
     assert b.dtype.fields == a.dtype.fields
     assert b.dtype.isalignedstruct == a.dtype.isalignedstruct
     assert b.shape == a.shape
     assert b.flags.c_contiguous or b.flags.f_contiguous
     if a.flags.f_contiguous and not a.flags.c_contiguous:
         assert b.flags.f_contiguous, "Fortran order is kept"
-    assert same_values(a, b)
-    assert same_values(before, a)
+    if b.dtype == a.dtype:
+        assert same_values(a, b)
+    if before.dtype == a.dtype:
+        assert same_values(before, a)
 
 
 @pytest.mark.parametrize("method", ["shm", "unix", "file"])

@@ -8,7 +8,7 @@ import numpy as np
 import payload
 import peers
 import pytest
-from support import took_at_most, unique_name
+from support import killed, took_at_most, unique_name
 
 import podipc
 
@@ -169,7 +169,7 @@ def test_the_gil_is_free_while_waiting(spawn):
 @pytest.mark.parametrize("wait", ["adaptive", "block", "semaphore"])
 @pytest.mark.parametrize("role", ["receiver", "sender"])
 def test_an_idle_wait_costs_nothing(spawn, role, wait):
-    """Two seconds of waiting: less than a tenth of a second of cpu, with room for a busy machine."""
+    """Two seconds of waiting: less than a tenth of a second of cpu."""
     child = spawn(
         "endpoint = getattr(podipc, args[0])(args[1])\n"
         "start = time.process_time()\n"
@@ -318,6 +318,5 @@ def test_ends_of_a_process(spawn, how):
         child.tell("end")
         with took_at_most(30):
             child.end(1 if how == "exception" else 0)
-    if how == "os._exit":
-        # Nobody could clear up; the next endpoint does.
-        podipc.receiver(name).close()
+        # The thread held the receiver, or nothing was run at all: the next one clears up.
+        killed.append(child.pid)
