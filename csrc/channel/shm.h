@@ -146,6 +146,10 @@ void pdi_endpoint_explain(struct pdi_endpoint *ep, char *text, size_t cap);
 
 /* ---- shm_control.c ---- */
 void *pdi_control_main(void *endpoint);
+/* The name of an endpoint's socket in the channel's directory. */
+void pdi_socket_name(uint32_t role, uint64_t id, char name[PDI_NAME]);
+/* Removes the sockets of dead endpoints from the directory. */
+void pdi_control_sweep(struct pdi_endpoint *ep);
 /* Adds to / removes from the table. Lock held. False: full. */
 bool pdi_link_add(struct pdi_endpoint *ep, struct pdi_link *link);
 void pdi_link_remove(struct pdi_endpoint *ep, struct pdi_link *link);

@@ -283,10 +283,35 @@ static bool one_packet(struct pdi_endpoint *ep, struct pdi_link *link, const voi
     return good;
 }
 
+void pdi_socket_name(uint32_t role, uint64_t id, char name[PDI_NAME])
+{
+    (void)snprintf(name, PDI_NAME, "%s.%016llx", role == PDI_ROLE_SENDER ? "tx" : "rx",
+                   (unsigned long long)id);
+}
+
+static void sweep(const char *name, void *arg)
+{
+    const struct pdi_endpoint *ep = arg;
+    const char *shown = name + (name[0] == '.');
+    if ((strncmp(shown, "rx.", 3) == 0 || strncmp(shown, "tx.", 3) == 0) &&
+        strcmp(shown, ep->name) != 0)
+        pdi_place_sweep(ep->dir, name);
+}
+
+void pdi_control_sweep(struct pdi_endpoint *ep)
+{
+    (void)pdi_place_list(ep->dir, sweep, ep);
+}
+
 static void hang_up(struct pdi_endpoint *ep, struct pdi_link *link)
 {
     pdi_close(&link->sock);
     bool known = link->state != PDI_GREETING;
+    if (known && !link->said_bye) {
+        char name[PDI_NAME];
+        pdi_socket_name(link->hello.role, link->hello.id, name);
+        pdi_place_sweep(ep->dir, name);
+    }
     link->state = PDI_LOST;
     if (!known) {
         pdi_link_remove(ep, link);
@@ -420,6 +445,7 @@ void *pdi_control_main(void *endpoint)
     struct pollfd polls[3 + PDI_LINKS];
     struct pdi_link *polled[PDI_LINKS];
     bool sender = ep->role->role == PDI_ROLE_SENDER;
+    pdi_control_sweep(ep);
     pthread_mutex_lock(&ep->lock);
     while (!ep->closed) {
         if (sender && ep->rescan) {

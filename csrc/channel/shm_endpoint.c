@@ -28,8 +28,7 @@ static void in_child(void *arg)
 static int join_directory(struct pdi_endpoint *ep, podipc_error *err)
 {
     int rc = 0;
-    (void)snprintf(ep->name, sizeof ep->name, "%s.%016llx",
-                   ep->role->role == PDI_ROLE_SENDER ? "tx" : "rx", (unsigned long long)ep->id);
+    pdi_socket_name(ep->role->role, ep->id, ep->name);
     /* The last one to leave removes the directory, perhaps just now: then again. */
     for (int tries = 0; tries < 16; tries++) {
         rc = pdi_place_open(ep->path, ep->mode, &ep->dir, err);
@@ -134,8 +133,10 @@ bool pdi_endpoint_close(struct pdi_endpoint *ep)
         pthread_join(ep->control, NULL);
         ep->control_runs = false;
     }
-    if (ep->dir >= 0)
+    if (ep->dir >= 0) {
+        pdi_control_sweep(ep);
         pdi_place_leave(ep->path, ep->dir, ep->name);
+    }
     pthread_mutex_lock(&ep->lock);
     pdi_close(&ep->listener);
     pdi_close(&ep->inotify);

@@ -113,6 +113,21 @@ static int commit(struct pdi_shm_sender *tx, uint32_t chunk, uint64_t n, podipc_
     return 0;
 }
 
+/* A chunk of the class of n, with its memory. */
+static int take_fitting(struct pdi_shm_sender *tx, uint64_t n, uint32_t *chunk, podipc_error *err)
+{
+    int rc;
+    while ((rc = pdi_pool_take(&tx->pool, n, chunk)) < 0) {
+        rc = rc == -ENOBUFS ? grow_chunks(&tx->pool, err) : add_arena(tx, n, err);
+        if (rc < 0)
+            return rc;
+    }
+    rc = commit(tx, *chunk, n, err);
+    if (rc < 0)
+        pdi_pool_unref(&tx->pool, *chunk);
+    return rc;
+}
+
 int pdi_sender_take(struct pdi_shm_sender *tx, uint64_t n, uint32_t *chunk, podipc_error *err)
 {
     if (n > tx->max_bytes)
@@ -125,15 +140,11 @@ int pdi_sender_take(struct pdi_shm_sender *tx, uint64_t n, uint32_t *chunk, podi
      * large one should be the one that was used last, while it is warm. */
     if (n > PDI_SMALL_CHUNK || !pdi_pool_has(&tx->pool, n))
         pdi_sender_collect(tx);
-    int rc;
-    while ((rc = pdi_pool_take(&tx->pool, n, chunk)) < 0) {
-        rc = rc == -ENOBUFS ? grow_chunks(&tx->pool, err) : add_arena(tx, n, err);
-        if (rc < 0)
-            return rc;
-    }
-    rc = commit(tx, *chunk, n, err);
-    if (rc < 0)
-        pdi_pool_unref(&tx->pool, *chunk);
+    int rc = take_fitting(tx, n, chunk, err);
+    /* An arena of another class may be held by one tensor while the rest of it is
+     * free: a place too large is better than waiting for that one. */
+    if (rc == -EAGAIN && pdi_pool_take_larger(&tx->pool, n, chunk) == 0)
+        return 0;
     return rc;
 }
 

@@ -227,7 +227,7 @@ static void set_pending(struct pdi_shm_sender *tx, struct pdi_tx_link *link, uin
 
 static void push_pending(struct pdi_shm_sender *tx, struct pdi_tx_link *link)
 {
-    if (link->pending == PDI_NONE || !has_room(link))
+    if (link->pending == PDI_NONE)
         return;
     /* Cleared first: who sees the message must not ask for it once more. */
     pdi_poke32(&link->ring.ring->pending, 0);
@@ -261,7 +261,7 @@ static int publish_all(struct pdi_shm_sender *tx, uint32_t chunk, struct pdi_des
             set_pending(tx, link, chunk, d);
         else
             (void)push(tx, link, chunk, d);
-        if (is_latest(link))
+        if (is_latest(link) && has_room(link))
             push_pending(tx, link);
     }
     tx->stats.unheard += joined == 0;
@@ -501,7 +501,8 @@ static bool packet(struct pdi_endpoint *ep, struct pdi_link *l, const struct pdi
     if (p->kind != PDI_NUDGE)
         return false;
     struct pdi_tx_link *link = pdi_tx(l);
-    push_pending(sender_of(ep), link);
+    if (has_room(link))
+        push_pending(sender_of(ep), link);
     return true;
 }
 
@@ -587,6 +588,9 @@ static uint64_t close_op(podipc_sender *base)
         (void)flush_orphans(tx);
     while (tx->ep.link_count > 0) {
         struct pdi_link *link = tx->ep.links[0];
+        /* The newest must arrive; the ring is larger than such a link may use. */
+        if (!forked && link->state == PDI_JOINED)
+            push_pending(tx, pdi_tx(link));
         /* Also to a receiver whose answer we have not read: for it we have joined. */
         if (!forked)
             (void)pdi_link_packet(link, PDI_BYE, 0, 0, -1);

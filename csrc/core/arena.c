@@ -41,6 +41,12 @@ static uint32_t new_chunk(struct pdi_pool *pool)
     return pool->chunk_count < pool->chunk_cap ? pool->chunk_count++ : PDI_NONE;
 }
 
+static void hand_out(struct pdi_pool *pool, uint32_t c)
+{
+    pool->chunks[c].refs = 1;
+    pool->arenas[pool->chunks[c].arena].live++;
+}
+
 int pdi_pool_take(struct pdi_pool *pool, uint64_t n, uint32_t *chunk)
 {
     uint32_t k = class_of(n);
@@ -65,10 +71,25 @@ int pdi_pool_take(struct pdi_pool *pool, uint64_t n, uint32_t *chunk)
         if (++arena->carved == arena->chunks)
             pool->carving[k] = PDI_NONE;
     }
-    pool->chunks[c].refs = 1;
-    pool->arenas[pool->chunks[c].arena].live++;
+    hand_out(pool, c);
     *chunk = c;
     return 0;
+}
+
+int pdi_pool_take_larger(struct pdi_pool *pool, uint64_t n, uint32_t *chunk)
+{
+    for (uint32_t k = class_of(n); k < PDI_CLASSES; k++) {
+        for (uint32_t *link = &pool->top[k]; *link != PDI_NONE; link = &pool->chunks[*link].next) {
+            uint32_t c = *link;
+            if (pool->chunks[c].committed < n)
+                continue;
+            *link = pool->chunks[c].next;
+            hand_out(pool, c);
+            *chunk = c;
+            return 0;
+        }
+    }
+    return -ENOSPC;
 }
 
 bool pdi_pool_has(const struct pdi_pool *pool, uint64_t n)

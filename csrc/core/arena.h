@@ -64,6 +64,9 @@ void pdi_pool_init(struct pdi_pool *pool);
 /* A free chunk of at least n bytes (n > 0), with one reference. 0; -ENOSPC: add an
  * arena for n first; -ENOBUFS: give `chunks` more room first. */
 int pdi_pool_take(struct pdi_pool *pool, uint64_t n, uint32_t *chunk);
+/* A free chunk of at least n committed bytes of any larger class: what is left to
+ * try when there is no memory for another arena. 0 or -ENOSPC. */
+int pdi_pool_take_larger(struct pdi_pool *pool, uint64_t n, uint32_t *chunk);
 /* Is there a freed chunk for n bytes? */
 bool pdi_pool_has(const struct pdi_pool *pool, uint64_t n);
 /* How large an arena for tensors of n bytes should be. */

@@ -11,10 +11,13 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "../core/error.h"
 #include "random.h"
+
+#define IN_THE_MAKING 5 /* seconds */
 
 #ifndef RENAME_NOREPLACE
 #define RENAME_NOREPLACE (1 << 0)
@@ -186,6 +189,16 @@ int pdi_place_connect(int dir, const char *name, int *sock)
 
 void pdi_place_sweep(int dir, const char *name)
 {
+    int sock;
+    int rc = pdi_place_connect(dir, name, &sock);
+    if (rc == 0)
+        pdi_close(&sock);
+    if (rc != -ECONNREFUSED)
+        return;
+    struct stat st;
+    if (name[0] == '.' && (fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW) < 0 ||
+                           time(NULL) - st.st_ctime < IN_THE_MAKING))
+        return;
     (void)unlinkat(dir, name, 0);
 }
 

@@ -34,7 +34,8 @@ int pdi_place_listen(int dir, const char *name, uint32_t mode, int *sock, podipc
 void pdi_place_leave(const char *path, int dir, const char *name);
 /* Connects to `name`. -ECONNREFUSED: its owner is dead. -ENOENT: not there. */
 int pdi_place_connect(int dir, const char *name, int *sock);
-/* Removes the socket of a dead endpoint. */
+/* Removes the socket `name` if its owner is dead. One that is still hidden may be
+ * in the making: only if it is seconds old. */
 void pdi_place_sweep(int dir, const char *name);
 /* An inotify descriptor that becomes readable when names appear or vanish. */
 int pdi_place_watch(int dir, int *inotify);

@@ -76,7 +76,7 @@ int pd_shape(PyObject *object, npy_intp shape[PODIPC_MAX_DIMS])
 int pd_describe(pd_state *st, pd_type_cache *cache, PyArray_Descr *descr, int ndim,
                 const npy_intp *shape, podipc_tensor *t)
 {
-    if (descr != cache->descr) {
+    if (descr != cache->descr || PyDataType_HASFIELDS(descr)) {
         PyObject *encode = from_tensors(&st->encode_dtype, "encode_dtype");
         PyObject *text =
             encode ? PyObject_CallFunctionObjArgs(encode, (PyObject *)descr, NULL) : NULL;
@@ -123,6 +123,8 @@ static PyArray_Descr *descr_of(pd_state *st, pd_type_cache *cache, const podipc_
 {
     if (cache->text && (size_t)PyBytes_Size(cache->text) == t->type_len &&
         memcmp(PyBytes_AsString(cache->text), t->type, t->type_len) == 0) {
+        if (PyDataType_HASFIELDS(cache->descr))
+            return PyArray_DescrNew(cache->descr);
         Py_INCREF((PyObject *)cache->descr);
         return cache->descr;
     }
@@ -137,6 +139,10 @@ static PyArray_Descr *descr_of(pd_state *st, pd_type_cache *cache, const podipc_
     }
     if (descr)
         remember(cache, (PyArray_Descr *)descr, text);
+    if (descr && PyDataType_HASFIELDS((PyArray_Descr *)descr)) {
+        Py_DECREF(descr);
+        descr = (PyObject *)PyArray_DescrNew(cache->descr);
+    }
     Py_XDECREF(text);
     return (PyArray_Descr *)descr;
 }

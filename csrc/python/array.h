@@ -5,7 +5,9 @@
 #include "state.h"
 
 /* The last dtype seen, with its text: nearly every message has the same one. One
- * a handle. Zeroed at the start; pd_type_cache_clear() at the end. */
+ * a handle. A dtype with fields can be changed in place (`dtype.names = ...`), so
+ * it is never taken from here for its text, nor given away itself. Zeroed at the start;
+ * pd_type_cache_clear() at the end. */
 typedef struct pd_type_cache {
     PyArray_Descr *descr;
     PyObject *text; /* bytes */

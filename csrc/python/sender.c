@@ -272,7 +272,7 @@ static int close_sender(SenderObject *self)
     PyEval_RestoreThread(thread);
     if (undelivered == 0)
         return 0;
-    return PyErr_WarnFormat(PyExc_ResourceWarning, 1,
+    return PyErr_WarnFormat(PyExc_RuntimeWarning, 1,
                             "%llu tensors sent to %U will reach nobody: their receivers left "
                             "without taking them, and no other came before this sender closed",
                             (unsigned long long)undelivered, self->address);
