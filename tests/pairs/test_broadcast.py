@@ -10,7 +10,7 @@ from support import eventually, unique_name
 import podipc
 
 # A sender that closes after its last receiver says so; only one test looks at that.
-pytestmark = pytest.mark.filterwarnings("ignore:.*will reach nobody:ResourceWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:.*will reach nobody:RuntimeWarning")
 
 
 @pytest.fixture

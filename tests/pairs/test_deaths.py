@@ -15,7 +15,7 @@ from support import Failed, eventually, killed, took_at_most, unique_name
 import podipc
 
 # A sender that closes after its last receiver says so; only one test looks at that.
-pytestmark = pytest.mark.filterwarnings("ignore:.*will reach nobody:ResourceWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:.*will reach nobody:RuntimeWarning")
 
 
 @pytest.fixture

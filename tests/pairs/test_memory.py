@@ -16,7 +16,7 @@ MIB = 1 << 20
 STRUCT = [("a", "i4"), ("b", "f8", (2,))]
 
 # A sender that closes after its last receiver says so; only one test looks at that.
-pytestmark = pytest.mark.filterwarnings("ignore:.*will reach nobody:ResourceWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:.*will reach nobody:RuntimeWarning")
 
 
 @pytest.fixture
