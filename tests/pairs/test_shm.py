@@ -355,6 +355,7 @@ def test_long_timeouts(name, timeout):
 # --- stats ------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:.*will reach nobody:RuntimeWarning")
 def test_stats(name):
     with podipc.sender(name) as tx, podipc.receiver(name) as rx:
         both = {"messages", "bytes", "peers", "peers_died", "held", "skipped"}
