@@ -75,11 +75,12 @@ struct pdi_line {
     struct pdi_greeting greeting;
     size_t greeted; /* bytes of it */
 
-    /* The frame under way: head, payload, trailer. */
+    /* The frame under way: head, payload, trailer. A small one is all in `head`. */
     uint8_t *head;
     size_t head_size, head_cap, trailer_size;
     uint64_t nbytes, done;
     bool active;
+    bool bye;
     bool abandoned; /* its payload is gone: fill up and abort */
 
     uint64_t max_bytes; /* the largest tensor the receiver takes */
@@ -96,7 +97,10 @@ void pdi_line_drop(struct pdi_line *line);
  * line->retry_at. */
 int pdi_line_connect(struct pdi_line *line, bool now, podipc_error *err);
 /* Begins the frame of a tensor; no other may be active. */
-int pdi_line_begin(struct pdi_line *line, const podipc_tensor *t, podipc_error *err);
+int pdi_line_begin(struct pdi_line *line, const podipc_tensor *t, const void *payload,
+                   podipc_error *err);
+/* Gives the active frame up: what is left of it is filled, and it is aborted. */
+void pdi_line_abandon(struct pdi_line *line);
 /* Whether the receiver is still there: 0 or -EPIPE. */
 int pdi_line_check(struct pdi_line *line);
 /* Writes as much of the active frame as goes. 0: all. -EAGAIN: no room.
@@ -105,6 +109,8 @@ int pdi_line_push(struct pdi_line *line, const void *payload, int64_t stop);
 /* After -EPIPE: closes, and finds out how the receiver left. 0: in order, with
  * all that was sent to it. PODIPC_EPEERDIED: otherwise. */
 int pdi_line_lost(struct pdi_line *line, podipc_error *err);
+/* Lets a last word be said to a receiver that has not yet read the rest. */
+void pdi_line_make_room(struct pdi_line *line);
 /* Says goodbye, as far as that goes without waiting: 0 or -EAGAIN. */
 int pdi_line_goodbye(struct pdi_line *line);
 void pdi_line_explain(const struct pdi_line *line, char *text, size_t cap);

@@ -11,17 +11,14 @@
 
 #include "../core/error.h"
 #include "../platform/clock.h"
-#include "../platform/fifo.h"
 #include "../platform/io.h"
 #include "../platform/random.h"
 #include "../platform/rendezvous.h"
-#include "../platform/socket.h"
 #include "stream.h"
 
 enum { STAGE_NEW, STAGE_BEGUN };
 
-#define GOODBYE_NS   INT64_C(1000000000) /* what close() waits at most for room */
-#define GOODBYE_ROOM (64 << 10)
+#define GOODBYE_NS INT64_C(1000000000) /* what close() waits at most for room */
 
 struct stream_tx {
     podipc_sender base;
@@ -127,6 +124,7 @@ static int advance(struct stream_tx *tx, podipc_sending *s, bool now, int64_t st
                    podipc_error *err)
 {
     struct pdi_line *line = &tx->line;
+    const void *payload = s->loan ? s->loan->data : s->data;
     for (;;) {
         int rc = 0;
         if (line->state != PDI_LINE_UP) {
@@ -139,7 +137,7 @@ static int advance(struct stream_tx *tx, podipc_sending *s, bool now, int64_t st
             /* TCP takes bytes for a receiver that is gone; the others refuse. */
             rc = tx->at.method == PODIPC_TCP ? pdi_line_check(line) : 0;
             if (rc == 0) {
-                rc = pdi_line_begin(line, s->tensor, err);
+                rc = pdi_line_begin(line, s->tensor, payload, err);
                 if (rc < 0)
                     return rc;
                 s->stage = STAGE_BEGUN;
@@ -148,7 +146,7 @@ static int advance(struct stream_tx *tx, podipc_sending *s, bool now, int64_t st
         /* What an earlier sending owes goes first. */
         bool own = s->stage == STAGE_BEGUN;
         if (rc == 0)
-            rc = pdi_line_push(line, s->loan ? s->loan->data : s->data, stop);
+            rc = pdi_line_push(line, payload, stop);
         if (rc == 0 && own)
             return 0;
         if (rc == -EPIPE) {
@@ -173,7 +171,7 @@ static int take_turn(struct stream_tx *tx, podipc_sending *s, int64_t until, pod
     if (tx->current != s)
         s->stage = STAGE_NEW;
     else if (s->stage == STAGE_NEW)
-        tx->line.abandoned = tx->line.active;
+        pdi_line_abandon(&tx->line);
     tx->current = s;
     return 0;
 }
@@ -241,7 +239,7 @@ static void send_cancel(podipc_sender *base, podipc_sending *s)
         return;
     pthread_mutex_lock(&tx->lock);
     if (tx->current == s) {
-        tx->line.abandoned = tx->line.active;
+        pdi_line_abandon(&tx->line);
         give_turn(tx);
     }
     s->stage = STAGE_NEW;
@@ -283,14 +281,6 @@ static void stats(podipc_sender *base, podipc_stats *out)
     pthread_mutex_unlock(&tx->lock);
 }
 
-static void make_room(struct stream_tx *tx)
-{
-    if (tx->at.method == PODIPC_FIFO)
-        pdi_fifo_make_room(tx->line.fd, 2 * GOODBYE_ROOM);
-    else
-        pdi_socket_make_room(tx->line.fd, GOODBYE_ROOM);
-}
-
 /* The receiver must learn that this was in order, so a full buffer is waited for a
  * little. Everybody else finds the sender closed and leaves the line alone. */
 static void say_goodbye(struct stream_tx *tx)
@@ -298,7 +288,7 @@ static void say_goodbye(struct stream_tx *tx)
     int64_t until = pdi_now() + GOODBYE_NS;
     int rc = pdi_line_goodbye(&tx->line);
     if (rc == -EAGAIN) {
-        make_room(tx);
+        pdi_line_make_room(&tx->line);
         rc = pdi_line_goodbye(&tx->line);
     }
     while (rc == -EAGAIN && pdi_now() < until) {

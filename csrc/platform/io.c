@@ -31,14 +31,24 @@ ssize_t pdi_write_socket(int fd, const struct iovec *iov, int n)
     struct msghdr msg = {.msg_iov = (struct iovec *)(uintptr_t)iov, .msg_iovlen = (size_t)n};
     ssize_t put;
     do
-        put = sendmsg(fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL);
+        put = n == 1 ? send(fd, iov->iov_base, iov->iov_len, MSG_DONTWAIT | MSG_NOSIGNAL)
+                     : sendmsg(fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL);
+    while (put < 0 && errno == EINTR);
+    return result(put);
+}
+
+static ssize_t write_some(int fd, const struct iovec *iov, int n)
+{
+    ssize_t put;
+    do
+        put = n == 1 ? write(fd, iov->iov_base, iov->iov_len) : writev(fd, iov, n);
     while (put < 0 && errno == EINTR);
     return result(put);
 }
 
 /* SIGPIPE is kept from this thread while it writes, and one that the write caused
  * is taken back; one that was pending before is left alone. */
-ssize_t pdi_write_pipe(int fd, const struct iovec *iov, int n)
+static ssize_t write_quietly(int fd, const struct iovec *iov, int n)
 {
     sigset_t sigpipe, before, pending;
     sigemptyset(&sigpipe);
@@ -46,11 +56,7 @@ ssize_t pdi_write_pipe(int fd, const struct iovec *iov, int n)
     pthread_sigmask(SIG_BLOCK, &sigpipe, &before);
     bool blocked = sigismember(&before, SIGPIPE);
     bool was_pending = blocked && sigpending(&pending) == 0 && sigismember(&pending, SIGPIPE);
-    ssize_t put;
-    do
-        put = writev(fd, iov, n);
-    while (put < 0 && errno == EINTR);
-    put = result(put);
+    ssize_t put = write_some(fd, iov, n);
     if (put == -EPIPE && !was_pending) {
         const struct timespec now = {0};
         while (sigtimedwait(&sigpipe, NULL, &now) < 0 && errno == EINTR)
@@ -59,6 +65,14 @@ ssize_t pdi_write_pipe(int fd, const struct iovec *iov, int n)
     if (!blocked)
         pthread_sigmask(SIG_SETMASK, &before, NULL);
     return put;
+}
+
+ssize_t pdi_write_pipe(int fd, const struct iovec *iov, int n)
+{
+    /* Python and most servers ignore it; to ask is cheaper than to block it. */
+    struct sigaction now;
+    bool ignored = sigaction(SIGPIPE, NULL, &now) == 0 && now.sa_handler == SIG_IGN;
+    return ignored ? write_some(fd, iov, n) : write_quietly(fd, iov, n);
 }
 
 uint64_t pdi_unread(int fd)

@@ -25,13 +25,32 @@ int pdi_socket_connected(int fd)
     return -failed;
 }
 
-void pdi_socket_make_room(int fd, int bytes)
+enum { LAST_WORD = 64 << 10 };
+
+static int send_buffer(int fd)
 {
-    int now = 0;
-    socklen_t size = sizeof now;
-    /* The kernel doubles what it is given, and tells what it made of it. */
-    if (getsockopt(fd, SOL_SOCKET, SO_SNDBUF, &now, &size) == 0) {
-        now = now / 2 + bytes;
-        (void)setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &now, sizeof now);
-    }
+    int size = 0;
+    socklen_t n = sizeof size;
+    /* The kernel doubles what it is given, and tells the double. */
+    return getsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, &n) == 0 ? size / 2 : 0;
+}
+
+static void set_send_buffer(int fd, int size)
+{
+    (void)setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof size);
+}
+
+void pdi_socket_widen(int fd, int bytes)
+{
+    set_send_buffer(fd, bytes);
+    int got = send_buffer(fd);
+    if (got > 2 * LAST_WORD)
+        set_send_buffer(fd, got - LAST_WORD);
+}
+
+void pdi_socket_make_room(int fd)
+{
+    int now = send_buffer(fd);
+    if (now > 0)
+        set_send_buffer(fd, now + LAST_WORD);
 }

@@ -6,7 +6,10 @@
 int pdi_socket_accept(int listener, int *fd);
 /* After a connect that returned -EINPROGRESS: 0 connected, -EINPROGRESS, -errno. */
 int pdi_socket_connected(int fd);
-/* Makes room for `bytes` more to be sent without waiting, if the system allows. */
-void pdi_socket_make_room(int fd, int bytes);
+/* Lets up to `bytes` be under way (as far as net.core.wmem_max allows), less what
+ * pdi_socket_make_room() may then add for a last word. For Unix sockets; TCP finds
+ * its own size, and loses that ability when told one. */
+void pdi_socket_widen(int fd, int bytes);
+void pdi_socket_make_room(int fd);
 
 #endif
