@@ -180,8 +180,8 @@ uint64_t pdi_member_leave(struct pdi_member *e)
         (void)pdi_directory_list(&e->dir, drop, &v);
         pdi_directory_retire(&e->dir);
     }
-    if (locked)
-        pdi_directory_unlock(&e->dir);
+    /* At once, not when the handle is freed: a volume in use cannot be unmounted. */
+    pdi_directory_close(&e->dir);
     /* The lock goes after the name: whoever finds it free can tell. */
     pdi_wholefile_drop(e->own);
     e->own = -1;

@@ -54,7 +54,7 @@ struct pdi_peer {
     bool untold;  /* REFUSED, and the user does not know yet */
     bool settled; /* was CLOSED or DEAD before the last census began */
     /* Found in the last census: */
-    bool ever_named; /* in any census */
+    bool joined; /* its name or its goodbye was seen */
     bool named, unlocked, bye, died;
     uint64_t note;                 /* the number in the note about its death */
     uint64_t files, lowest, above; /* its tensors: count, lowest number, highest plus one */

@@ -56,7 +56,7 @@ static void see_name(struct pdi_member *e, const char *name, uint64_t id)
     struct pdi_peer *p = held == -ENOENT ? NULL : peer(e, id);
     if (!p)
         return;
-    p->named = p->ever_named = true;
+    p->named = p->joined = true;
     p->unlocked = held == 0;
     p->old |= held == 0 && e->census_ended == 0;
     if (held < 0 && p->state == PDI_PEER_LIVE) {
@@ -130,6 +130,7 @@ static void learn_state(struct pdi_member *e, struct pdi_peer *p)
     p->missing = p->named || p->bye || p->died ? 0 : p->missing + 1;
     if (p->state == PDI_PEER_LIVE) {
         if (p->bye) {
+            p->joined = true;
             p->state = PDI_PEER_CLOSED;
         } else if (p->died || p->unlocked) {
             p->state = PDI_PEER_DEAD;
@@ -137,7 +138,7 @@ static void learn_state(struct pdi_member *e, struct pdi_peer *p)
         } else if (p->missing > 1) {
             /* A sender that left in order before we came has left tensors but no note;
              * one that we knew would have left a note. Receivers leave none to senders. */
-            p->state = e->receiver && p->ever_named ? PDI_PEER_DEAD : PDI_PEER_CLOSED;
+            p->state = e->receiver && p->joined ? PDI_PEER_DEAD : PDI_PEER_CLOSED;
         } else if (p->missing > 0) {
             e->census_again = true;
         }
@@ -183,7 +184,8 @@ int pdi_member_census(struct pdi_member *e, podipc_error *err)
     for (uint32_t i = e->count; i-- > 0;) {
         if (!finished(e, &e->peers[i]))
             continue;
-        if (e->peers[i].state == PDI_PEER_CLOSED)
+        /* Some file that looks like a tensor is not yet a sender. */
+        if (e->peers[i].state == PDI_PEER_CLOSED && (e->peers[i].joined || e->peers[i].heard))
             e->ended = true;
         e->peers[i] = e->peers[--e->count];
     }

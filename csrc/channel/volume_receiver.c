@@ -162,6 +162,12 @@ static int open_file(struct receiver *rx, struct pdi_peer *p, uint64_t number, p
         return fd;
     case -EINVAL: /* a link, a FIFO: nobody of ours made it, and a rename replaces it */
         return -ENOENT;
+    case -EMLINK:
+        /* Only this name of it goes; what else it is called is not ours. */
+        (void)pdi_directory_remove(&rx->e.dir, name);
+        return pdi_fail(err, PODIPC_ECORRUPT, "",
+                        "%.200s/%s is a hard link, which no sender makes; it was removed",
+                        rx->e.dir.path, name);
     case -EACCES:
     case -EPERM:
         p->state = PDI_PEER_REFUSED;

@@ -113,8 +113,10 @@ static int check(int fd, uint32_t mode, uint64_t *size)
         return -errno;
     if (st.st_nlink == 0)
         return -ENOENT; /* somebody took it between our open and our lock */
-    if (!S_ISREG(st.st_mode) || st.st_nlink != 1)
+    if (!S_ISREG(st.st_mode))
         return -EINVAL;
+    if (st.st_nlink != 1)
+        return -EMLINK;
     if ((mode & 077) == 0 && geteuid() != 0 && st.st_uid != geteuid())
         return -EPERM;
     *size = (uint64_t)st.st_size;

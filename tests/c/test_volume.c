@@ -652,11 +652,14 @@ static void test_foreign_entries(void)
     snprintf(name, sizeof name, "%s/readme.txt", path);
     CHECK(link(target, name) == 0);
     podipc_error err;
+    CHECK(recv_for(rx, SOON, NULL, &err) == PODIPC_ECORRUPT);
+    CHECK(strstr(err.text, "hard link"));
     CHECK(recv_for(rx, SOON, NULL, &err) == -EAGAIN);
     podipc_sender *tx = open_tx(options(path));
     CHECK(send_one(tx, 5, 3) == 0);
     CHECK(recv_one(rx) == 5);
     podipc_sender_free(tx);
+    CHECK(recv_one(rx) == PODIPC_ECLOSED);
     podipc_receiver_free(rx);
     struct stat st;
     CHECK(stat(target, &st) == 0 && st.st_size == 8);
