@@ -35,3 +35,8 @@ void pdi_socket_make_room(int fd, int bytes)
         (void)setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &now, sizeof now);
     }
 }
+
+void pdi_socket_end(int fd)
+{
+    (void)shutdown(fd, SHUT_WR);
+}

@@ -8,5 +8,7 @@ int pdi_socket_accept(int listener, int *fd);
 int pdi_socket_connected(int fd);
 /* Makes room for `bytes` more to be sent without waiting, if the system allows. */
 void pdi_socket_make_room(int fd, int bytes);
+/* No more will be written; what was still arrives. */
+void pdi_socket_end(int fd);
 
 #endif
