@@ -74,6 +74,8 @@ static int check(struct pdi_loopback *l, podipc_error *err)
     return 0;
 }
 
+static int pay_debts(struct pdi_loopback *l, int64_t until, podipc_error *err);
+
 /* Takes `fd` over, also on failure. */
 static int loopback_new(int fd, struct pdi_loopback **out, podipc_error *err)
 {
@@ -89,6 +91,8 @@ static int loopback_new(int fd, struct pdi_loopback **out, podipc_error *err)
         pdi_close(&fd);
         return pdi_fail(err, rc, "", "no memory for a connection");
     }
+    /* Now, so that also an end that only receives is known for what it is. */
+    (void)pay_debts(l, 0, NULL);
     *out = l;
     return 0;
 }
