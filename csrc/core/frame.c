@@ -36,7 +36,9 @@ bool pdi_greeting_plausible(const void *bytes, size_t n)
 int pdi_greeting_check(const struct pdi_greeting *g, enum pdi_stream_role role, const char *where,
                        podipc_error *err)
 {
-    const char *peer = role == PDI_STREAM_SENDER ? "sender" : "receiver";
+    const char *peer = role == PDI_STREAM_SENDER     ? "sender"
+                       : role == PDI_STREAM_RECEIVER ? "receiver"
+                                                     : "LoopbackStream";
     if (memcmp(g->magic, greeting_magic, sizeof g->magic) != 0)
         return pdi_fail(err, PODIPC_ECORRUPT, "",
                         "what is at the other end of %s is not a podipc %s", where, peer);

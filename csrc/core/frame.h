@@ -29,7 +29,11 @@ enum {
     PDI_TRAILER = 8,        /* bytes */
 };
 
-enum pdi_stream_role { PDI_STREAM_SENDER = 1, PDI_STREAM_RECEIVER = 2 };
+enum pdi_stream_role {
+    PDI_STREAM_SENDER = 1,
+    PDI_STREAM_RECEIVER = 2,
+    PDI_STREAM_LOOPBACK = 3, /* a LoopbackStream: both */
+};
 
 /* The first 16 bytes stay where they are for ever, so that any version can read
  * which version it meets. */

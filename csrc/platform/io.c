@@ -95,6 +95,12 @@ void pdi_wait_io(int fd, bool writable, int alarm, int64_t until)
     (void)poll(fds, fd >= 0 ? 2 : 1, pdi_poll_ms(until));
 }
 
+void pdi_wait_one(int fd, bool writable, int64_t until)
+{
+    struct pollfd p = {.fd = fd, .events = writable ? POLLOUT : POLLIN};
+    (void)poll(&p, 1, pdi_poll_ms(until));
+}
+
 uint64_t pdi_wait_any(const int *fds, int n, int64_t until)
 {
     struct pollfd polled[64];

@@ -27,6 +27,9 @@ void pdi_alarm_clear(int alarm);
  * be read, or has hung up; at most until `until`. Returns early after a signal. */
 void pdi_wait_io(int fd, bool writable, int alarm, int64_t until);
 
+/* Waits until fd can be written (`writable`) or else read, or has hung up, at most until
+ * `until`. With fd -1 it only waits. Returns early after a signal. */
+void pdi_wait_one(int fd, bool writable, int64_t until);
 /* Waits until one of n (<= 64) descriptors can be read or hung up, at most until
  * `until`; those below 0 are left out. Bit i of the result: fds[i]. */
 uint64_t pdi_wait_any(const int *fds, int n, int64_t until);

@@ -54,3 +54,8 @@ void pdi_socket_make_room(int fd)
     if (now > 0)
         set_send_buffer(fd, now + LAST_WORD);
 }
+
+void pdi_socket_end(int fd)
+{
+    (void)shutdown(fd, SHUT_WR);
+}

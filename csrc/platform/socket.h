@@ -11,5 +11,7 @@ int pdi_socket_connected(int fd);
  * its own size, and loses that ability when told one. */
 void pdi_socket_widen(int fd, int bytes);
 void pdi_socket_make_room(int fd);
+/* No more will be written; what was still arrives. */
+void pdi_socket_end(int fd);
 
 #endif

@@ -94,6 +94,16 @@ err:
                     host ? host : "127.0.0.1");
 }
 
+int pdi_tcp_port(int fd, uint16_t *port)
+{
+    union address a;
+    socklen_t size = sizeof a;
+    if (getsockname(fd, &a.any, &size) < 0)
+        return -errno;
+    *port = ntohs(a.any.sa_family == AF_INET6 ? a.v6.sin6_port : a.v4.sin_port);
+    return 0;
+}
+
 int pdi_tcp_connect(const char *host, uint16_t port, int *fd)
 {
     union address a;

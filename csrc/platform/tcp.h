@@ -12,6 +12,8 @@
 int pdi_tcp_check(const char *host, uint16_t port, podipc_error *err);
 /* Listens; *fd is the caller's. -EADDRINUSE: another process of the Pod does. */
 int pdi_tcp_listen(const char *host, uint16_t port, int *fd, podipc_error *err);
+/* The port that a listening socket got. 0 or -errno. */
+int pdi_tcp_port(int fd, uint16_t *port);
 /* Connects; *fd is the caller's unless this failed otherwise than with
  * -EINPROGRESS (see pdi_socket_connected()). -ECONNREFUSED: nobody listens. */
 int pdi_tcp_connect(const char *host, uint16_t port, int *fd);

@@ -17,6 +17,8 @@ static const struct {
     [PD_RECEIVED] = {NULL, &pd_received_spec},
     [PD_SEGMENT] = {"Segment", &pd_segment_spec},
     [PD_SEMAPHORE] = {"Semaphore", &pd_semaphore_spec},
+    [PD_LOOPBACK_LISTENER] = {"LoopbackListener", &pd_loopback_listener_spec},
+    [PD_LOOPBACK_STREAM] = {"LoopbackStream", &pd_loopback_stream_spec},
     [PD_INFRA] = {"Infra", &pd_infra_spec},
 };
 

@@ -56,6 +56,8 @@ enum pd_type {
     PD_RECEIVED, /* base of a received array */
     PD_SEGMENT,
     PD_SEMAPHORE,
+    PD_LOOPBACK_LISTENER,
+    PD_LOOPBACK_STREAM,
     PD_INFRA, /* what holds a Pod of the local runtime */
     PD_TYPE_COUNT
 };
