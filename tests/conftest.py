@@ -171,7 +171,12 @@ def _left_behind(
 ) -> list[str]:
     gc.collect()
     left = [f"/dev/shm/{name}" for name in _entries() - entries - {base.name}]
-    left += [str(path) for path in base.rglob("*")]
+    # Of another UID's empty directory only that UID could clear /dev/shm.
+    left += [
+        str(path)
+        for path in base.rglob("*")
+        if path.is_file() or path.is_socket() or path.stat().st_uid == os.geteuid()
+    ]
     if objects is None:
         return left
     left += [f"process {pid} ({cmd})" for pid, cmd in _children().items() if pid not in children]

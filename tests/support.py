@@ -93,8 +93,10 @@ class Child:
             run = f"import podipc\nfrom podipc import *\nargs = json.loads(sys.argv[1])\n{what}"
         prelude = (
             f"import sys, json, os, time\nsys.path[:0] = [{str(ROOT)!r}, {str(TESTS)!r}]\n"
-            "import numpy as np\nfrom support import say, hear\n"
+            "import numpy as np\nfrom support import say, hear, become\n"
         )
+        if uid is not None:
+            prelude += f"become({uid}, {uid if gid is None else gid})\n"
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  (closed by __exit__)
         self.process = subprocess.Popen(
             [*wrapper, sys.executable, "-X", "faulthandler", "-c", prelude + run, json.dumps(args)],
@@ -103,9 +105,6 @@ class Child:
             stderr=self._errors,
             text=True,
             env={**os.environ, **(env or {})},
-            user=uid,
-            group=uid if gid is None else gid,
-            extra_groups=[] if uid is not None else None,
         )
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -218,6 +217,20 @@ class Child:
             if stream:
                 with contextlib.suppress(BrokenPipeError):
                     stream.close()
+
+
+def become(uid: int, gid: int) -> None:
+    """In a child of root: another user, who may not even read where Python is installed."""
+    import ctypes
+
+    import podipc.tensors  # noqa: F401
+
+    os.setgroups([])
+    os.setresgid(gid, gid, gid)
+    os.setresuid(uid, uid, uid)
+    # As after an exec: otherwise /proc/self would belong to root.
+    pr_set_dumpable = 4
+    ctypes.CDLL(None).prctl(pr_set_dumpable, 1, 0, 0, 0)
 
 
 def say(value: object) -> None:

@@ -98,10 +98,14 @@ def test_broadcast_is_for_shm(opener, address):
         opener(address)
 
 
-def test_errno_is_kept():
-    """SystemCallError(errno) of a path that cannot be a directory."""
+def test_errno_and_call_are_kept():
     with pytest.raises(podipc.PodipcError) as caught:
-        podipc.sender("shm:///dev/null/x")
-    assert caught.value.errno in {errno.ENOTDIR, errno.EEXIST, errno.EACCES}
+        podipc.sender("shm:///proc/nowhere/x")
+    assert caught.value.errno in {errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS}
     assert caught.value.call
-    assert "/dev/null" in str(caught.value)
+    assert "/proc/nowhere" in str(caught.value)
+
+
+def test_not_a_directory():
+    with pytest.raises(podipc.AddressError, match="/dev/null/x is not a directory"):
+        podipc.sender("shm:///dev/null/x")
