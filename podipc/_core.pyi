@@ -10,6 +10,9 @@ import numpy.typing as npt
 
 from podipc.interface import Sendable
 
+def limits() -> dict[str, Any]: ...
+def pidfd_signal(pidfd: int, number: int, /) -> bool: ...
+
 class PodipcError(Exception):
     errno: int | None
     call: str | None

@@ -3,7 +3,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
-#include <sched.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -15,6 +14,11 @@
 #include <unistd.h>
 
 #include "forget.h"
+#include "pidfd.h"
+
+#ifndef SYS_close_range
+#define SYS_close_range 436 /* the same on every architecture */
+#endif
 
 enum { MAX_CONTAINERS = 256 };
 
@@ -39,10 +43,8 @@ static void close_range_of(unsigned first, unsigned last)
 {
     if (first > last)
         return;
-#ifdef SYS_close_range
     if (syscall(SYS_close_range, first, last, 0) == 0)
         return;
-#endif
     /* Before Linux 5.9. Nobody has descriptors much above this. */
     for (unsigned fd = first; fd <= last && fd < 65536; fd++)
         close((int)fd);

@@ -15,6 +15,7 @@
 #include "../core/error.h"
 #include "clock.h"
 #include "infra.h"
+#include "pidfd.h"
 #include "poller.h"
 
 /* How a Pod is tried, best first. A privileged process needs no user namespace,
@@ -57,12 +58,6 @@ const char *pdi_step_text(enum pdi_step step)
     return steps[step].text ? steps[step].text : "";
 }
 
-static int open_pidfd(pid_t pid)
-{
-    int fd = (int)syscall(SYS_pidfd_open, pid, 0);
-    return fd < 0 ? -errno : fd;
-}
-
 /* CAP_SYS_ADMIN is capability 21; version 3 of the call has two sets of 32 bits. */
 static bool privileged(void)
 {
@@ -93,7 +88,7 @@ static int clone_infra(struct pdi_pod *pod)
     int rc = 0;
     pid_t pid;
 
-    infra.parent = open_pidfd(getpid());
+    infra.parent = pdi_pidfd_open(getpid());
     if (infra.parent < 0)
         return infra.parent;
     infra.null = open("/dev/null", O_RDWR | O_CLOEXEC);
@@ -113,7 +108,7 @@ static int clone_infra(struct pdi_pod *pod)
     if (rc == 0) {
         pod->pid = pid;
         pod->control = sockets[0];
-        pod->pidfd = open_pidfd(pid);
+        pod->pidfd = pdi_pidfd_open(pid);
         sockets[0] = -1;
     }
 done:
@@ -390,7 +385,7 @@ int pdi_start_ready(struct pdi_start *start, const struct pdi_launch_spec *spec,
 void pdi_start_drop(struct pdi_start *start)
 {
     if (start->pidfd >= 0)
-        (void)syscall(SYS_pidfd_send_signal, start->pidfd, SIGKILL, NULL, 0);
+        (void)pdi_pidfd_signal(start->pidfd, SIGKILL);
     reset(&start->report);
     reset(&start->status);
     reset(&start->pidfd);

@@ -3,6 +3,7 @@
 #include "state.h"
 
 #include "../platform/fork.h"
+#include "../platform/pidfd.h"
 #include "../platform/pod.h"
 #include "blocking.h"
 #include "errors.h"
@@ -296,3 +297,14 @@ PyType_Spec pd_infra_spec = {
     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
     .slots = infra_slots,
 };
+
+PyObject *pd_pidfd_signal(PyObject *module, PyObject *args)
+{
+    int pidfd, number;
+    if (!PyArg_ParseTuple(args, "ii:pidfd_signal", &pidfd, &number))
+        return NULL;
+    int rc = pdi_pidfd_signal(pidfd, number);
+    if (rc < 0 && rc != -ESRCH)
+        return pd_raise(PyModule_GetState(module), rc, NULL);
+    return PyBool_FromLong(rc == 0);
+}

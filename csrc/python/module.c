@@ -76,11 +76,24 @@ static PyModuleDef_Slot module_slots[] = {
     {0, NULL},
 };
 
+static PyMethodDef module_methods[] = {
+    {"limits", pd_limits, METH_NOARGS,
+     PyDoc_STR(
+         "limits($module, /)\n--\n\n"
+         "What this process may use: bytes of ``memory`` (its limit, at most what the\n"
+         "machine has), ``memory_available`` under it, and ``cpus`` (by affinity and quota).")},
+    {"pidfd_signal", pd_pidfd_signal, METH_VARARGS,
+     PyDoc_STR("pidfd_signal($module, pidfd, number, /)\n--\n\n"
+               "Send a signal; False if the process has ended.")},
+    {NULL, NULL, 0, NULL},
+};
+
 static struct PyModuleDef module_def = {
     PyModuleDef_HEAD_INIT,
     .m_name = "podipc._core",
     .m_doc = "The C core of podipc. Use the names in podipc instead.",
     .m_size = sizeof(pd_state),
+    .m_methods = module_methods,
     .m_slots = module_slots,
     .m_traverse = module_traverse,
     .m_clear = module_clear,

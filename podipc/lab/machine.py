@@ -1,16 +1,90 @@
-"""What a measurement was made on: kept with every result."""
+"""What a measurement was made on: kept with every result.
 
-from __future__ import annotations
+Every value fits into JSON; None stands for what cannot be known here.
+"""
 
 import contextlib
 import importlib.metadata
 import os
 import platform
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
+from podipc import _core
+
 PACKAGES = ("podipc", "numpy", "iceoryx2", "pyzmq", "faster-fifo", "safetensors")
+_NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts")
+
+
+def describe() -> dict[str, Any]:
+    """All of it: ``host``, ``container`` (this process's) and ``versions``."""
+    return {"host": host(), "container": container(), "versions": versions()}
+
+
+def host() -> dict[str, Any]:
+    """The machine.
+
+    Keys: ``cpu`` (model), ``arch``, ``cpus`` (online), ``memory`` (bytes),
+    ``page_size`` (bytes), ``kernel``, ``byte_order``, ``load`` (of the last minute),
+    ``governor`` (of cpu frequency), ``thp`` and ``thp_shmem`` (transparent huge pages
+    for private and for shared memory), ``virtual`` (in a virtual machine).
+    """
+    return {
+        "cpu": _cpu_model(),
+        "arch": platform.machine(),
+        "cpus": os.cpu_count(),
+        "memory": _memory(),
+        "page_size": os.sysconf("SC_PAGE_SIZE"),
+        "kernel": platform.release(),
+        "byte_order": sys.byteorder,
+        "load": os.getloadavg()[0],
+        "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        "thp": _chosen("/sys/kernel/mm/transparent_hugepage/enabled"),
+        "thp_shmem": _chosen("/sys/kernel/mm/transparent_hugepage/shmem_enabled"),
+        "virtual": _virtual(),
+    }
+
+
+def container() -> dict[str, Any]:
+    """What this process sees of the container it runs in.
+
+    Keys: ``pid``, ``uid``, ``hostname``, ``cpus`` (those it may run on), ``limits``,
+    ``shm`` (bytes of ``/dev/shm``: ``size`` and ``free``), ``namespaces`` (name to
+    identity; two processes with the same one share it).
+    """
+    return {
+        "pid": os.getpid(),
+        "uid": os.getuid(),
+        "hostname": platform.node(),
+        "cpus": sorted(os.sched_getaffinity(0)),
+        "limits": limits(),
+        "shm": _shm(),
+        "namespaces": {name: _link(f"/proc/self/ns/{name}") for name in _NAMESPACES},
+    }
+
+
+def limits() -> dict[str, Any]:
+    """What its cgroups leave it, as the C core goes by it; None: no limit.
+
+    Keys: ``memory`` (bytes) and ``cpus`` (processors' worth of time).
+    """
+    found = _core.limits()
+    memory, cpus = found["memory"], found["cpus"]
+    return {
+        "memory": memory if memory < (_memory() or 0) else None,
+        "cpus": cpus if cpus < len(os.sched_getaffinity(0)) else None,
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of what takes part in a measurement, where installed."""
+    found = {"python": platform.python_version(), "libc": _libc()}
+    for name in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def _read(path: str) -> str | None:
@@ -20,25 +94,22 @@ def _read(path: str) -> str | None:
         return None
 
 
-def _number(text: str | None) -> int | None:
-    return int(text) if text and text.isdigit() else None
+def _link(path: str) -> str | None:
+    try:
+        return os.readlink(path)
+    except OSError:
+        return None
 
 
-def limits() -> dict[str, Any]:
-    """The memory limit in bytes and the cpu quota in CPUs, from cgroup v2 or v1; None: none."""
-    memory = _number(_read("/sys/fs/cgroup/memory.max"))
-    if memory is None:
-        memory = _number(_read("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
-    if memory is not None and memory >= 1 << 60:  # how v1 writes "none"
-        memory = None
-    quota, period = None, None
-    if text := _read("/sys/fs/cgroup/cpu.max"):
-        first, _, second = text.partition(" ")
-        quota, period = _number(first), _number(second)
-    else:
-        quota = _number(_read("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"))
-        period = _number(_read("/sys/fs/cgroup/cpu/cpu.cfs_period_us"))
-    return {"memory": memory, "cpus": quota / period if quota and period else None}
+def _chosen(path: str) -> str | None:
+    """Of ``always [madvise] never`` the one in brackets."""
+    found = re.search(r"\[(\w+)\]", _read(path) or "")
+    return found[1] if found else None
+
+
+def _memory() -> int | None:
+    found = re.search(r"^MemTotal:\s*(\d+) kB", _read("/proc/meminfo") or "", re.MULTILINE)
+    return int(found[1]) * 1024 if found else None
 
 
 def _shm() -> dict[str, int] | None:
@@ -49,22 +120,6 @@ def _shm() -> dict[str, int] | None:
     return {"size": found.f_blocks * found.f_frsize, "free": found.f_bavail * found.f_frsize}
 
 
-def container() -> dict[str, Any]:
-    """What a process sees of the container it runs in."""
-    return {
-        "pid": os.getpid(),
-        "uid": os.getuid(),
-        "hostname": platform.node(),
-        "cpus": sorted(os.sched_getaffinity(0)),
-        "limits": limits(),
-        "shm": _shm(),
-        "namespaces": {
-            name: os.readlink(f"/proc/self/ns/{name}")
-            for name in ("ipc", "mnt", "net", "pid", "uts")
-        },
-    }
-
-
 def _cpu_model() -> str:
     for line in (_read("/proc/cpuinfo") or "").splitlines():
         if line.startswith(("model name", "Model")):
@@ -72,27 +127,20 @@ def _cpu_model() -> str:
     return platform.machine()
 
 
-def versions() -> dict[str, str]:
-    """Versions of what takes part in a measurement, where installed."""
-    found = {"python": platform.python_version(), "libc": " ".join(platform.libc_ver())}
-    for name in PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
+def _virtual() -> bool | None:
+    """x86 says it in the flags of the processor; others by what the firmware names."""
+    if re.search(r"^flags\b.*\bhypervisor\b", _read("/proc/cpuinfo") or "", re.MULTILINE):
+        return True
+    if _read("/sys/hypervisor/type") or _read("/proc/device-tree/hypervisor/compatible"):
+        return True
+    return False if platform.machine() in ("x86_64", "i686") else None
 
 
-def host() -> dict[str, Any]:
-    """The machine."""
-    memory = _number(
-        (_read("/proc/meminfo") or "").partition("MemTotal:")[2].split("kB")[0].strip()
-    )
-    return {
-        "cpu": _cpu_model(),
-        "arch": platform.machine(),
-        "cpus": os.cpu_count(),
-        "memory": memory * 1024 if memory else None,
-        "page_size": os.sysconf("SC_PAGE_SIZE"),
-        "kernel": platform.release(),
-        "byte_order": sys.byteorder,
-        "load": os.getloadavg()[0],
-    }
+def _libc() -> str:
+    """The C library and its version; musl does not tell `platform.libc_ver`."""
+    try:
+        if version := os.confstr("CS_GNU_LIBC_VERSION"):
+            return version
+    except (OSError, ValueError):
+        pass
+    return " ".join(platform.libc_ver()).strip() or "unknown"

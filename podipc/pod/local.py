@@ -31,7 +31,14 @@ from subprocess import DEVNULL, PIPE, STDOUT
 from types import TracebackType
 from typing import IO, Any, Self, TypeAlias
 
-from podipc._core import Infra, NotFound, NotPermitted, SystemCallError, Timeout
+from podipc._core import (
+    Infra,
+    NotFound,
+    NotPermitted,
+    SystemCallError,
+    Timeout,
+    pidfd_signal,
+)
 from podipc.pod.errors import CommandNotFound, InvalidName, NameTaken
 
 __all__ = ["DEVNULL", "PIPE", "STDOUT", "Container", "Pod"]
@@ -114,8 +121,7 @@ class Container:
         As PID 1 it only gets signals that it handles, except SIGKILL and SIGSTOP.
         """
         if self.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._pidfd, number)
+            pidfd_signal(self._pidfd, number)
 
     def terminate(self) -> None:
         """Send SIGTERM, which PID 1 does not notice unless it handles it."""

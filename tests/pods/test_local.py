@@ -393,6 +393,8 @@ def test_exit_codes(any_pod: local.Pod) -> None:
     assert a.returncode is None
     with pytest.raises(podipc.Timeout, match="'b' still runs"):
         a.wait(0.01)
+    with pytest.raises(podipc.SystemCallError, match="Invalid argument"):
+        a.send_signal(1000)
     a.kill()
     assert a.wait(PATIENCE) == a.poll() == a.returncode == -signal.SIGKILL
     a.kill()
