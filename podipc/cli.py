@@ -31,14 +31,14 @@ exit codes:
 
 COMPARE_EXAMPLES = """\
 examples:
-  podipc compare --quick                      every method of podipc, under 20 s
-  podipc compare --peers --floor              with what else there is, and the raw floor
+  podipc compare --quick               all of podipc, in under 20 s
+  podipc compare --peers --floor       with what else there is, and the floor
   podipc compare --methods shm,tcp --sizes 64,4K,1M
-  podipc compare --input photographs.npz      with real tensors
+  podipc compare --input photographs.npz
   podipc compare --quick --json - | jq '.rows[].method'
 
-Each method is measured as: a tensor there and eight bytes back (round trip), and
-many tensors one way (throughput). Every tensor is checked at the other side.
+A round trip is a tensor there and eight bytes back; throughput is that of many
+tensors one way. Every tensor is checked at the other side.
 
 """
 
@@ -88,8 +88,8 @@ def _ended_by_sigterm() -> Iterator[None]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="podipc",
-        description="Move tensors between the containers of one Kubernetes Pod, "
-        "and see how the ways of doing it compare.",
+        description="Move tensors between the containers of one Kubernetes Pod, and see how the\n"
+        "ways of doing it compare.",
         epilog=EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -103,7 +103,7 @@ def _add_compare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = commands.add_parser(
         "compare",
         help="measure every method between two containers",
-        description="Start two containers on this machine, and measure every method of moving "
+        description="Start two containers on this machine, and measure every method of moving\n"
         "a tensor from one to the other.",
         epilog=COMPARE_EXAMPLES + EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -123,6 +123,7 @@ def _add_compare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     what.add_argument(
         "--floor", action="store_true", help="also what the machine can do at best, in plain C"
     )
+    what.add_argument("--list", action="store_true", help="only say which methods there are")
     how = parser.add_argument_group("how long, and where")
     how.add_argument("--quick", action="store_true", help="fewer sizes and rounds; under 20 s")
     how.add_argument("--rounds", metavar="N", type=_positive, help="at most N round trips a turn")
@@ -132,6 +133,14 @@ def _add_compare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         choices=["local", "plain"],
         help="local: containers made of namespaces; plain: plain processes "
         "(default: local, or plain where that is not permitted)",
+    )
+    how.add_argument(
+        "--shm-size",
+        metavar="N",
+        type=_shm_size,
+        default=1 << 30,
+        help="size of the Pod's /dev/shm (default: 1G, so that everything fits; Kubernetes "
+        "gives 64M; podipc's own shm does not need it)",
     )
     out = parser.add_argument_group("output")
     out.add_argument("--json", metavar="FILE", help="save the results; - for standard output only")
@@ -178,6 +187,12 @@ def _sizes(text: str) -> list[int]:
     return sorted(set(sizes))
 
 
+def _shm_size(text: str) -> int:
+    """One size."""
+    (size,) = _sizes(text)
+    return size
+
+
 def _positive(text: str) -> int:
     """A whole number from 1."""
     if not text.isdecimal() or int(text) < 1:
@@ -189,6 +204,8 @@ def _compare(options: argparse.Namespace) -> int:
     from podipc.lab import compare, progress, table
     from podipc.lab.inputs import InputError
 
+    if options.list:
+        return _list()
     plan = _plan(options)
     if options.json == "-" and options.csv == "-":
         raise Usage("--json - and --csv - cannot both have standard output")
@@ -214,6 +231,19 @@ def _compare(options: argparse.Namespace) -> int:
     return OK
 
 
+def _list() -> int:
+    """Which methods there are, and why some cannot be measured here."""
+    from podipc.lab import methods
+
+    when = {"podipc": "", "peer": "with --peers", "floor": "with --floor"}
+    for method in methods.every().values():
+        asked = "only by name" if method.extra else when[method.kind]
+        print(f"{method.name:14} {method.about:42} {asked}".rstrip())
+        if method.missing:
+            print(f"{'':14} {method.missing}")
+    return OK
+
+
 def _plan(options: argparse.Namespace) -> Plan:
     """What the options ask for."""
     from podipc.lab import compare, methods
@@ -224,7 +254,7 @@ def _plan(options: argparse.Namespace) -> Plan:
     else:
         chosen = [m for m in methods.ours().values() if not m.extra]
     if options.peers:
-        chosen += [m for m in methods.peers().values() if m not in chosen]
+        chosen += [m for m in methods.peers().values() if m not in chosen and not m.extra]
     if options.floor:
         chosen += [m for m in methods.floor().values() if m not in chosen]
     if options.input is not None and options.sizes is not None:
@@ -239,6 +269,7 @@ def _plan(options: argparse.Namespace) -> Plan:
         seconds=0.015 if quick else 0.1,
         limit=13.0 if quick else 600.0,
         runtime=options.runtime or "local",
+        shm_bytes=options.shm_size,
         corrupt=options.corrupt,
     )
 

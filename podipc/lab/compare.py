@@ -267,7 +267,7 @@ def compare(plan: Plan, progress: Progress = lambda done, total, text: None) -> 
         about = {
             "started": started.isoformat(timespec="seconds"),
             "seconds": round(time.monotonic() - clock, 3),
-            "runtime": plan.runtime,
+            "runtime": plan.runtime if any(pair.isolation.values()) else "plain",
             "isolation": pair.isolation,
             "notes": pair.notes,
             "pinned": pair.cpus,
@@ -364,11 +364,11 @@ class _Table:
         whole = min(64, (32 << 20) // max(1, biggest) + 4) // count or 2
         pair.timed("stream", whole, whole=True)
         probe = pair.timed("rounds", 3)[0]
-        n = _often(plan.seconds, 2 * count * statistics.median(probe["ns"]), 3, plan.rounds)
+        n = often(plan.seconds, 2 * count * statistics.median(probe["ns"]), 3, plan.rounds)
         times = pair.timed("rounds", n)[0]["ns"]
         probe = pair.timed("stream", 3)[0]
-        probe = pair.timed("stream", k := _often(plan.seconds / 5, probe["ns"] / 3, 3, 100))[0]
-        sent = _often(plan.seconds, probe["ns"] / k, 3, 50 * plan.rounds)
+        probe = pair.timed("stream", k := often(plan.seconds / 5, probe["ns"] / 3, 3, 100))[0]
+        sent = often(plan.seconds, probe["ns"] / k, 3, 50 * plan.rounds)
         asked, answered = pair.timed("stream", sent)
         for number, row in enumerate(rows):
             row.checked_whole += 1 + whole
@@ -390,11 +390,11 @@ class _Table:
         seconds = self.plan.seconds / len(rows)
         for row in rows:
             probe = min(pair.floor(name, row.size, 3))
-            n = _often(seconds, probe, 3, self.plan.rounds)
+            n = often(seconds, probe, 3, self.plan.rounds)
             times = pair.floor(name, row.size, n)
             sent, rate = 0, None
             if name not in SIZELESS:
-                sent = _often(seconds, probe, 3, 50 * self.plan.rounds)
+                sent = often(seconds, probe, 3, 50 * self.plan.rounds)
                 rate = row.size * sent / pair.floor(name, row.size, sent, stream=True)[0] * 1e9
             self._add(row, times, cold=None, sent=sent, bytes_per_s=rate, cpu=(0, 0))
 
@@ -436,6 +436,6 @@ def _mine(times: list[int], number: int, count: int) -> list[int]:
     return times[(number - 1) % count :: count]
 
 
-def _often(seconds: float, each_ns: float, least: int, most: int) -> int:
+def often(seconds: float, each_ns: float, least: int, most: int) -> int:
     """How often something can be done in a time."""
     return max(least, min(most, int(seconds * 1e9 / max(1.0, each_ns))))

@@ -43,7 +43,7 @@ def connect(role: Role, place: Place, suffix: str = "mp") -> Connection:
 
 
 def _meet(role: Role, place: Place, suffix: str, kind: int) -> socket.socket:
-    path = str(place.directory / f"{place.name}.{suffix}")
+    path = str(place.memory / f"{place.name}.{suffix}")
     s = socket.socket(socket.AF_UNIX, kind)
     if role == "ask":
         try:

@@ -28,7 +28,7 @@ class _Iceoryx:
         iox2.set_log_level(iox2.LogLevel.Fatal)
         self._prefix = f"iox2_{place.name}_"
         config = iox2.config.default()
-        config.global_cfg.root_path = iox2.Path.new(str(place.directory / "iceoryx2"))
+        config.global_cfg.root_path = iox2.Path.new(str(place.memory / "iceoryx2"))
         config.global_cfg.prefix = iox2.FileName.new(self._prefix)
         self._node = (
             iox2.NodeBuilder.new()

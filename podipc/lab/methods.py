@@ -40,7 +40,7 @@ class Place:
     directory: Path
     """On disk, mounted by both containers."""
     memory: Path
-    """On a tmpfs that both containers mount."""
+    """On a tmpfs that both containers mount; short enough for the path of a socket."""
     ports: tuple[int, int]
     """Free ports of the Pod."""
     nbytes: int
@@ -99,9 +99,10 @@ def ours() -> dict[str, Method]:
 
 def peers() -> dict[str, Method]:
     """What a user would pick instead."""
+    from podipc.lab import byhand
     from podipc.lab import peers as module
 
-    return {method.name: method for method in module.METHODS}
+    return {method.name: method for method in [*module.METHODS, *byhand.METHODS]}
 
 
 def floor() -> dict[str, Method]:

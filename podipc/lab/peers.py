@@ -11,6 +11,7 @@ as `multiprocessing` itself hands it to a child, and then runs at full speed.
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import os
 import struct
@@ -130,7 +131,13 @@ class _SharedMemory:
 
 
 def segments(role: Role, place: Place) -> Link:
-    """See `_SharedMemory`."""
+    """See `_SharedMemory`. Where it would not fit, it ends with SIGBUS: find out before."""
+    found = os.statvfs("/dev/shm")
+    need, have = (depth(place.nbytes) + 2) * place.nbytes, found.f_bavail * found.f_frsize
+    if need > have:
+        raise OSError(
+            errno.ENOSPC, f"needs {need} bytes in /dev/shm, has {have}, and would get SIGBUS"
+        )
     one = _SharedMemory(role, place)
     return Link(one.send, one.recv, one.close)
 
@@ -245,7 +252,7 @@ METHODS = [
         "zmq-ipc",
         "peer",
         "pyzmq PAIR over a Unix socket",
-        lambda role, place: zmq(role, place, f"ipc://{place.directory}/{place.name}.zmq"),
+        lambda role, place: zmq(role, place, f"ipc://{place.memory}/{place.name}.zmq"),
         needs="zmq",
     ),
     Method(

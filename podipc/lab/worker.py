@@ -121,6 +121,27 @@ class Asking(Session):
         end = time.perf_counter_ns()
         return {"ns": end - start, "cpu_ns": time.process_time_ns() - busy, "wrong": wrong}
 
+    def copies(self, n: int, whole: bool) -> Reply:
+        """`n` times `send` alone and `np.copyto` into warm memory, in turns."""
+        clock, send = time.perf_counter_ns, self.link.send
+        out = self.content.own(0)
+        warm = np.empty_like(out)
+        np.copyto(warm, out)
+        sent, copied, wrong = [], [], 0
+        for _ in range(n):
+            self.seq += 1
+            self.content.stamp(out, self.seq)
+            start = clock()
+            send(out)
+            end = clock()
+            sent.append(end - start)
+            wrong += not self.answered(self.seq)
+            wrong += not self.answered(self.seq)
+            start = clock()
+            np.copyto(warm, out)
+            copied.append(clock() - start)
+        return {"send_ns": sent, "copy_ns": copied, "wrong": wrong}
+
 
 class Answering(Session):
     """The side that receives tensors, answers, and checks what it received."""
@@ -139,6 +160,8 @@ class Answering(Session):
             send(answer)
         self.seq += n * self.content.count
         return {"wrong": wrong}
+
+    copies = rounds
 
     def stream(self, n: int, whole: bool) -> Reply:
         """The other side of `Asking.stream`."""
@@ -202,6 +225,7 @@ class Worker:
                 }
             )
         )
+        where.memory.mkdir(mode=0o700, parents=True, exist_ok=True)
         what = methods.every()[method]
         if what.open is None:
             raise ValueError(f"{method} has no link")
@@ -233,6 +257,11 @@ class Worker:
         """`n` tensors one way."""
         with pinned(cpu):
             return self._open().stream(n, whole)
+
+    def do_copies(self, n: int, whole: bool, cpu: int | None = None) -> Reply:
+        """`n` sends and plain copies."""
+        with pinned(cpu):
+            return self._open().copies(n, whole)
 
     def do_close(self) -> Reply:
         """Close the link, if one is open."""
