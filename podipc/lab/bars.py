@@ -85,7 +85,7 @@ class Probes:
         """The median round trip of a method."""
         with self._open(name, size):
             n = self._rounds(size)
-            return statistics.median(self._pair.timed("rounds", n)[0]["ns"])
+            return float(statistics.median(self._pair.timed("rounds", n)[0]["ns"]))
 
     def stream(self, name: str, size: int) -> float:
         """Throughput of a method, one way."""

@@ -34,7 +34,7 @@ def _link(
         length = HEADER.pack(array.nbytes)
         done = write((length, array)) - len(length)
         if done < array.nbytes:
-            rest = memoryview(array.reshape(-1)).cast("B")
+            rest = array.reshape(-1).data.cast("B")
             while done < array.nbytes:
                 done += write((rest[done:],))
 
@@ -49,7 +49,7 @@ def _link(
     def recv() -> Array:
         fill(memoryview(header))
         out = np.empty(HEADER.unpack(header)[0] // dtype.itemsize, dtype)
-        fill(memoryview(out).cast("B"))
+        fill(out.data.cast("B"))
         return out
 
     return Link(send, recv, close)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+import numpy as np
+
 import podipc
 from podipc.lab.methods import PATIENCE, Array, Link, Method, Place, Role
 
@@ -26,9 +28,7 @@ def _open(role: Role, place: Place, address: Address, lends: bool) -> Link:
         tx.close()
         rx.close()
 
-    until = time.monotonic() + PATIENCE
-    while not tx.stats()["peers"] and time.monotonic() < until:
-        time.sleep(0.001)
+    _join(role, tx, rx)
     loan: Callable[[int], Array] | None = None
     if lends and role == "ask":
         itemsize = 8 if place.dtype == "<u8" else 1
@@ -37,6 +37,26 @@ def _open(role: Role, place: Place, address: Address, lends: bool) -> Link:
             return tx.empty((nbytes // itemsize,), place.dtype)
 
     return Link(tx.send, lambda: rx.recv(timeout=PATIENCE), close, loan)
+
+
+def _join(role: Role, tx: podipc.Sender, rx: podipc.Receiver) -> None:
+    """Find the other side now, so that the first round trip is not also a search.
+
+    Endpoints of shm find each other by themselves, and nothing may be sent, or
+    memory would no longer be touched for the first time. The others connect
+    when there is something to send.
+    """
+    if tx.address.startswith("shm:"):
+        until = time.monotonic() + PATIENCE
+        while not tx.stats()["peers"] and time.monotonic() < until:
+            time.sleep(0.001)
+        return
+    hello = np.zeros(1, np.uint8)
+    if role == "ask":
+        tx.send(hello, timeout=PATIENCE)
+    rx.recv(timeout=PATIENCE)
+    if role == "answer":
+        tx.send(hello, timeout=PATIENCE)
 
 
 def _method(
