@@ -65,11 +65,7 @@ static void refused_heads(void)
 static void refused_tensors(void)
 {
     podipc_tensor t;
-#define SHAPE(...)                                                                                 \
-    (const int64_t[])                                                                              \
-    {                                                                                              \
-        __VA_ARGS__                                                                                \
-    }
+#define SHAPE(...) (const int64_t[]){__VA_ARGS__}
 #define REFUSED(...)                                                                               \
     do {                                                                                           \
         t = tensor(__VA_ARGS__);                                                                   \
