@@ -161,7 +161,8 @@ int pdi_link_packet(struct pdi_link *link, enum pdi_packet_kind kind, uint32_t a
 
 /* ---- the sender ---- */
 struct pdi_ticket {
-    uint32_t chunk; /* PDI_NONE: free */
+    uint64_t position; /* of the message: it cannot come back before it was taken */
+    uint32_t chunk;    /* PDI_NONE: free */
     uint32_t generation;
     uint32_t next; /* free list */
 };

@@ -289,11 +289,19 @@ void pdi_socket_name(uint32_t role, uint64_t id, char name[PDI_NAME])
                    (unsigned long long)id);
 }
 
+/* "rx." or "tx." and the 16 hexadecimal digits of an id: nothing else in the
+ * directory is ours to touch. */
+static bool is_socket_name(const char *name, const char *role)
+{
+    return strncmp(name, role, 3) == 0 && strspn(name + 3, "0123456789abcdef") == 16 &&
+           name[19] == '\0';
+}
+
 static void sweep(const char *name, void *arg)
 {
     const struct pdi_endpoint *ep = arg;
     const char *shown = name + (name[0] == '.');
-    if ((strncmp(shown, "rx.", 3) == 0 || strncmp(shown, "tx.", 3) == 0) &&
+    if ((is_socket_name(shown, "rx.") || is_socket_name(shown, "tx.")) &&
         strcmp(shown, ep->name) != 0)
         pdi_place_sweep(ep->dir, name);
 }
@@ -372,7 +380,7 @@ static void accept_all(struct pdi_endpoint *ep)
 static void consider(const char *name, void *arg)
 {
     struct pdi_endpoint *ep = arg;
-    if (strncmp(name, "rx.", 3) != 0 || strlen(name) >= PDI_NAME)
+    if (!is_socket_name(name, "rx."))
         return;
     if (was_refused(ep, name))
         return;

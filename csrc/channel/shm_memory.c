@@ -6,6 +6,9 @@
 
 #include "../platform/cgroup.h"
 
+/* The budget is cut into this many arenas or more, if tensors are small enough. */
+#define ARENAS_AT_LEAST 16
+
 static int grow_chunks(struct pdi_pool *pool, podipc_error *err)
 {
     uint32_t cap = pool->chunk_cap ? pool->chunk_cap * 2 : 64;
@@ -62,11 +65,9 @@ static int after_limit(struct pdi_shm_sender *tx, uint64_t need)
 static int add_arena(struct pdi_shm_sender *tx, uint64_t n, podipc_error *err)
 {
     uint64_t page = pdi_page_size();
-    uint64_t size = pdi_pool_arena_size(&tx->pool, n);
-    bool whole = n <= PDI_SMALL_CHUNK;
+    uint64_t size = pdi_pool_arena_size(&tx->pool, n, tx->max_bytes / ARENAS_AT_LEAST);
+    bool whole = pdi_pool_is_small(n);
     size = (size + page - 1) & ~(page - 1);
-    if (whole && size > tx->max_bytes)
-        size = (n * 2 + page - 1) & ~(page - 1);
     for (;;) {
         int rc = whole ? make_room(tx, size) : 0;
         if (rc < 0)
@@ -130,15 +131,18 @@ static int take_fitting(struct pdi_shm_sender *tx, uint64_t n, uint32_t *chunk, 
 
 int pdi_sender_take(struct pdi_shm_sender *tx, uint64_t n, uint32_t *chunk, podipc_error *err)
 {
-    if (n > tx->max_bytes)
-        return pdi_fail_need(err, PODIPC_EMEMLIMIT, "", n, tx->max_bytes,
-                             "a tensor of %llu bytes does not fit the budget of this channel, "
-                             "max_bytes=%llu: pass a larger max_bytes to the sender, and see that "
-                             "resources.limits.memory of its container leaves room for it",
-                             (unsigned long long)n, (unsigned long long)tx->max_bytes);
+    uint64_t least = pdi_pool_least(n, pdi_page_size());
+    if (least > tx->max_bytes)
+        return pdi_fail_need(err, PODIPC_EMEMLIMIT, "", least, tx->max_bytes,
+                             "a tensor of %llu bytes takes %llu bytes of memory, more than the "
+                             "budget of this channel, max_bytes=%llu: pass a larger max_bytes to "
+                             "the sender, and see that resources.limits.memory of its container "
+                             "leaves room for it",
+                             (unsigned long long)n, (unsigned long long)least,
+                             (unsigned long long)tx->max_bytes);
     /* Small chunks are many: look for returned ones only when none is left. A
      * large one should be the one that was used last, while it is warm. */
-    if (n > PDI_SMALL_CHUNK || !pdi_pool_has(&tx->pool, n))
+    if (!pdi_pool_is_small(n) || !pdi_pool_has(&tx->pool, n))
         pdi_sender_collect(tx);
     int rc = take_fitting(tx, n, chunk, err);
     /* An arena of another class may be held by one tensor while the rest of it is

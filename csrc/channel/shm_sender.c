@@ -28,6 +28,7 @@ static uint32_t ticket_issue(struct pdi_tx_link *link, uint32_t chunk)
     else
         t = link->ticket_count++;
     link->tickets[t].chunk = chunk;
+    link->tickets[t].position = link->ring.tail;
     link->out++;
     return t;
 }
@@ -127,14 +128,24 @@ static bool has_room(struct pdi_tx_link *link)
     return pdi_ring_untaken(&link->ring) < slots(link);
 }
 
+/* Did the receiver ever have the message of this ticket, and has it still? */
+static bool ticket_is_out(struct pdi_tx_link *link, uint32_t t, uint32_t generation)
+{
+    if (t >= link->ticket_count || link->tickets[t].chunk == PDI_NONE ||
+        link->tickets[t].generation != generation)
+        return false;
+    /* It says that it took before it says that it let go. */
+    return link->tickets[t].position < link->ring.taken ||
+           (pdi_ring_refresh(&link->ring) && link->tickets[t].position < link->ring.taken);
+}
+
 static void collect_link(struct pdi_shm_sender *tx, struct pdi_tx_link *link)
 {
     uint64_t entry;
     int rc;
     while ((rc = pdi_ring_next_return(&link->ring, &entry)) > 0) {
-        uint32_t t = (uint32_t)entry, generation = (uint32_t)(entry >> 32);
-        if (t >= link->ticket_count || link->tickets[t].chunk == PDI_NONE ||
-            link->tickets[t].generation != generation) {
+        uint32_t t = (uint32_t)entry;
+        if (!ticket_is_out(link, t, (uint32_t)(entry >> 32))) {
             rc = -1;
             break;
         }
@@ -652,6 +663,9 @@ int pdi_shm_sender_open(const podipc_options *options, podipc_sender **out, podi
         tx->memory[i].fd = -1;
     /* Half of what the container may use: the other half is for the program. */
     tx->max_bytes = options->max_bytes ? options->max_bytes : pdi_memory_limit() / 2;
+    uint64_t page = pdi_page_size();
+    if (tx->max_bytes < UINT64_MAX - page)
+        tx->max_bytes = (tx->max_bytes + page - 1) & ~(page - 1);
     int rc = pdi_endpoint_open(&tx->ep, &role, options, err);
     if (rc < 0) {
         free(tx);

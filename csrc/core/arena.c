@@ -97,15 +97,29 @@ bool pdi_pool_has(const struct pdi_pool *pool, uint64_t n)
     return pool->top[class_of(n)] != PDI_NONE;
 }
 
-uint64_t pdi_pool_arena_size(const struct pdi_pool *pool, uint64_t n)
+bool pdi_pool_is_small(uint64_t n)
+{
+    return class_size(class_of(n)) <= PDI_SMALL_CHUNK;
+}
+
+uint64_t pdi_pool_least(uint64_t n, uint64_t page)
+{
+    uint64_t size = pdi_pool_is_small(n) ? class_size(class_of(n)) : n;
+    return (size + page - 1) & ~(page - 1);
+}
+
+uint64_t pdi_pool_arena_size(const struct pdi_pool *pool, uint64_t n, uint64_t most)
 {
     uint32_t k = class_of(n);
     uint64_t size = class_size(k);
+    bool small = size <= PDI_SMALL_CHUNK;
+    uint64_t largest = small ? PDI_SMALL_ARENA_MAX : PDI_ARENA_MAX;
+    if (most > largest)
+        most = largest;
+    if (size >= most)
+        return (size + 4095) & ~UINT64_C(4095);
     uint32_t grown = pool->grown[k] < 8 ? pool->grown[k] : 8;
-    uint64_t most = size <= PDI_SMALL_CHUNK ? UINT64_C(4) << 20 : PDI_ARENA_MAX;
-    uint64_t wish = (size <= PDI_SMALL_CHUNK ? UINT64_C(256) << 10 : 8 * size) << grown;
-    if (size > most || wish < size)
-        return size;
+    uint64_t wish = (small ? PDI_SMALL_ARENA : 8 * size) << grown;
     if (wish > most)
         wish = most;
     return (wish / size * size + 4095) & ~UINT64_C(4095);

@@ -27,6 +27,9 @@ enum {
 #define PDI_SMALL_CHUNK (UINT64_C(64) << 10) /* up to here, arenas are committed whole */
 #define PDI_ARENA_MAX   (UINT64_C(64) << 20) /* of more than one chunk */
 
+#define PDI_SMALL_ARENA     (UINT64_C(256) << 10) /* the first of a class */
+#define PDI_SMALL_ARENA_MAX (UINT64_C(4) << 20)
+
 struct pdi_chunk {
     uint64_t offset;
     uint64_t committed; /* bytes of it, from its start */
@@ -69,8 +72,15 @@ int pdi_pool_take(struct pdi_pool *pool, uint64_t n, uint32_t *chunk);
 int pdi_pool_take_larger(struct pdi_pool *pool, uint64_t n, uint32_t *chunk);
 /* Is there a freed chunk for n bytes? */
 bool pdi_pool_has(const struct pdi_pool *pool, uint64_t n);
-/* How large an arena for tensors of n bytes should be. */
-uint64_t pdi_pool_arena_size(const struct pdi_pool *pool, uint64_t n);
+/* Are arenas for n bytes committed whole? */
+bool pdi_pool_is_small(uint64_t n);
+/* The least memory that a tensor of n bytes takes: a small one's chunk is committed
+ * whole, a large one's as far as it is needed, both in pages. */
+uint64_t pdi_pool_least(uint64_t n, uint64_t page);
+/* How large an arena for tensors of n bytes should be: larger with each of its
+ * class, but not above `most` if that holds one chunk, because one tensor that is
+ * held keeps a whole arena. */
+uint64_t pdi_pool_arena_size(const struct pdi_pool *pool, uint64_t n, uint64_t most);
 /* The slot an added arena will have, or PDI_NONE if all are taken. */
 uint32_t pdi_pool_next_slot(const struct pdi_pool *pool);
 /* Adds an arena of `size` bytes for tensors of n bytes; returns its slot.

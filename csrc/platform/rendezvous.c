@@ -189,15 +189,17 @@ int pdi_place_connect(int dir, const char *name, int *sock)
 
 void pdi_place_sweep(int dir, const char *name)
 {
+    /* A plain file, too, refuses to be connected to. */
+    struct stat st;
+    if (fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW) < 0 || !S_ISSOCK(st.st_mode))
+        return;
+    if (name[0] == '.' && time(NULL) - st.st_ctime < IN_THE_MAKING)
+        return;
     int sock;
     int rc = pdi_place_connect(dir, name, &sock);
     if (rc == 0)
         pdi_close(&sock);
     if (rc != -ECONNREFUSED)
-        return;
-    struct stat st;
-    if (name[0] == '.' && (fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW) < 0 ||
-                           time(NULL) - st.st_ctime < IN_THE_MAKING))
         return;
     (void)unlinkat(dir, name, 0);
 }

@@ -29,8 +29,8 @@ void pdi_wholefile_drop(int fd);
 
 /* Opens and locks `name`. A descriptor (the caller's: closing it gives the file back)
  * and its size. -ENOENT: gone; -EAGAIN: somebody else is taking it; -EINVAL: not a
- * regular file; -EMLINK: one with several names; -EPERM: of another UID, though `mode` is for one alone;
- * or another -errno. Never waits. */
+ * regular file; -EMLINK: one with several names; -EPERM: of another UID, though `mode` is for one
+ * alone; or another -errno. Never waits. */
 int pdi_wholefile_take(int dirfd, const char *name, uint32_t mode, uint64_t *size);
 
 #endif

@@ -74,8 +74,8 @@ int pd_options(pd_state *st, PyObject *args, PyObject *kwargs, bool receiver,
 PyObject *pd_stats_dict(const podipc_stats *s, bool receiver)
 {
     PyObject *both = Py_BuildValue("{s:K,s:K,s:K,s:K,s:K,s:K}", "messages", s->messages, "bytes",
-                                   s->bytes, "peers", s->peers, "peers_died", s->peers_died,
-                                   "held", s->held, "skipped", s->skipped);
+                                   s->bytes, "peers", s->peers, "peers_died", s->peers_died, "held",
+                                   s->held, "skipped", s->skipped);
     if (receiver || !both)
         return both;
     PyObject *more = Py_BuildValue("{s:K,s:K,s:K,s:K,s:K,s:K}", "queued", s->queued, "redelivered",
