@@ -18,6 +18,7 @@ import podipc
 if TYPE_CHECKING:
     from podipc.lab.compare import Plan
     from podipc.lab.methods import Method
+    from podipc.leftovers import Channel
 
 OK, FAILED, USAGE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 
@@ -96,6 +97,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"podipc {podipc.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_compare(commands)
+    _add_ls(commands)
+    _add_rm(commands)
     return parser
 
 
@@ -147,6 +150,104 @@ def _add_compare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     out.add_argument("--csv", metavar="FILE", help="save a flat table; - for standard output only")
     out.add_argument("--no-progress", action="store_true", help="no display while it runs")
     parser.add_argument("--corrupt", type=int, help=argparse.SUPPRESS)
+
+
+WHERE = """\
+Channels are looked for where a bare name is: in $PODIPC_DIR, or /dev/shm/podipc.
+
+"""
+
+
+def _add_ls(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "ls",
+        help="list the channels of shared memory in this Pod",
+        description="List the channels of shared memory in this Pod: who lives, and what a crash\n"
+        "left.",
+        epilog=WHERE + EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=_ls, parser=parser)
+
+
+def _add_rm(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "rm",
+        help="remove what a crash left of channels",
+        description="Remove what a crash left of channels. One in which somebody lives is never\n"
+        "removed.",
+        epilog="examples:\n  podipc rm frames\n  podipc rm --dead\n\n" + WHERE + EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=_rm, parser=parser)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="as in shm://NAME")
+    parser.add_argument("--dead", action="store_true", help="all in which nobody lives")
+
+
+def _ls(options: argparse.Namespace) -> int:
+    from podipc import leftovers
+
+    found = leftovers.channels()
+    if not found:
+        print(f"no channels in {leftovers.place()}", file=sys.stderr)
+        return OK
+    width = max(7, *(len(channel.name) for channel in found))
+    print(f"{'CHANNEL':{width}}  SENDERS  RECEIVERS  DEAD    UID      AGE")
+    for channel in found:
+        counts = (
+            f"{len(channel.senders):7}  {len(channel.receivers):9}  {len(channel.dead):4}"
+            if channel.refused is None
+            else f"{'?':>7}  {'?':>9}  {'?':>4}"
+        )
+        print(f"{channel.name:{width}}  {counts}  {channel.uid:5}  {_age(channel.age):>7}")
+    return OK
+
+
+def _age(seconds: float) -> str:
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _rm(options: argparse.Namespace) -> int:
+    from podipc import leftovers
+
+    if bool(options.names) == options.dead:
+        raise Usage("name the channels to remove, or give --dead for all in which nobody lives")
+    there = {channel.name: channel for channel in leftovers.channels()}
+    if options.dead:
+        chosen = [name for name, channel in there.items() if not channel.in_use]
+    else:
+        chosen = [name.removeprefix("shm://") for name in options.names]
+    code = OK
+    for name in chosen:
+        if problem := _remove(name, there):
+            print(f"podipc rm: {name}: {problem}", file=sys.stderr)
+            code = FAILED
+    return code
+
+
+def _remove(name: str, there: dict[str, Channel]) -> str | None:
+    """Why it could not be removed, or None."""
+    from podipc import leftovers
+
+    channel = there.get(name)
+    if channel is None:
+        near = difflib.get_close_matches(name, there, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        return f"no such channel in {leftovers.place()}{hint}"
+    if channel.refused is not None:
+        return f"it {channel.refused}"
+    if channel.in_use:
+        living = f"{len(channel.senders)} senders and {len(channel.receivers)} receivers"
+        return f"in use, by {living}; end them first"
+    try:
+        gone = leftovers.remove(channel)
+    except OSError as error:
+        return f"{error.strerror}"
+    print(f"removed {name} ({len(gone)} left behind)")
+    return None
 
 
 def _names(text: str) -> list[str]:

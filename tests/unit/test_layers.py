@@ -31,7 +31,7 @@ PYTHON_LAYERS = [
     ["http"],
     ["channels"],
     ["__init__"],
-    ["doctor", "pod"],
+    ["doctor", "leftovers", "pod"],
     ["lab"],
     ["cli"],
     ["__main__"],
