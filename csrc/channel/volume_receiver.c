@@ -11,26 +11,26 @@
 #include <string.h>
 
 #include "../core/error.h"
-#include "../platform/cgroup.h"
 #include "../platform/clock.h"
 #include "../platform/wholefile.h"
-#include "buffers.h"
+#include "blocks.h"
 #include "channel.h"
 #include "volume.h"
 
-#define PIECE    ((uint64_t)4 << 20) /* read at a time */
-#define LOOKS    4                   /* at the directory in a row, to be sure */
-#define KEPT_MAX ((uint64_t)512 << 20)
+#define PIECE ((uint64_t)4 << 20) /* read at a time */
+#define LOOKS 4                   /* at the directory in a row, to be sure */
 
 struct receiver {
     podipc_receiver base;
     struct pdi_member e;
-    struct pdi_buffers buffers;
+    struct pdi_blocks blocks; /* whole files */
+    uint64_t max_bytes;
+    bool starved;  /* tensors that are held use the budget up */
     uint32_t turn; /* whose tensors are looked for first */
     /* The file that is being taken; none if fd < 0. */
     int fd;
     struct pdi_file_name name;
-    struct pdi_buffer *image;
+    struct pdi_block *image;
     uint64_t size, done;
     uint64_t messages, bytes;
     /* What stands in the lock file, see struct pdi_file_holding. */
@@ -83,7 +83,7 @@ static void drop_file(struct receiver *rx)
     pdi_wholefile_drop(rx->fd);
     rx->fd = -1;
     if (rx->image)
-        pdi_buffers_put(&rx->buffers, rx->image);
+        pdi_blocks_take_back(&rx->blocks, rx->image);
     rx->image = NULL;
 }
 
@@ -149,7 +149,7 @@ static int refuse(struct receiver *rx, int rc, podipc_error *err)
 }
 
 /* Opens the file of that number. 0: being taken (rx->fd); -ENOENT: there is none;
- * -EAGAIN: another receiver is at it. */
+ * -EAGAIN: another receiver is at it; -ENOBUFS: tensors that are held use the budget up. */
 static int open_file(struct receiver *rx, struct pdi_peer *p, uint64_t number, podipc_error *err)
 {
     rx->name = (struct pdi_file_name){PDI_NAME_TENSOR, .who = p->id, .number = number};
@@ -183,10 +183,10 @@ static int open_file(struct receiver *rx, struct pdi_peer *p, uint64_t number, p
     int rc = check_head(rx, err);
     if (rc < 0)
         return refuse(rx, rc, err);
-    rc = pdi_buffers_get(&rx->buffers, rx->size, &rx->image, err);
+    rc = pdi_blocks_lend(&rx->blocks, rx->size, 0, &rx->image, err);
     if (rc < 0)
         drop_file(rx);
-    return rc;
+    return rc == -EAGAIN ? -ENOBUFS : rc;
 }
 
 /* Numbers that somebody else was taking: gone, or free again because he died. */
@@ -218,7 +218,8 @@ static int find(struct receiver *rx, struct pdi_peer *p, podipc_error *err)
             rc = -ENOENT;
         }
         /* Memory may be there next time; all else is done with this number. */
-        if (rc != PODIPC_EMEMLIMIT && rc != -ENOMEM && rc != -EMFILE && rc != -ENFILE)
+        if (rc != PODIPC_EMEMLIMIT && rc != -ENOBUFS && rc != -ENOMEM && rc != -EMFILE &&
+            rc != -ENFILE)
             p->next++;
     }
     return rc;
@@ -240,9 +241,10 @@ static int find_any(struct receiver *rx, podipc_error *err)
 /* Reads on, and delivers the file when all of it is here. */
 static int finish(struct receiver *rx, int64_t until, podipc_message *out, podipc_error *err)
 {
+    char *image = rx->image->data;
     while (rx->done < rx->size) {
         uint64_t left = rx->size - rx->done, n = left < PIECE ? left : PIECE;
-        int rc = pdi_wholefile_read(rx->fd, rx->image->bytes + rx->done, (size_t)n, rx->done);
+        int rc = pdi_wholefile_read(rx->fd, image + rx->done, (size_t)n, rx->done);
         if (rc < 0) {
             char path[256];
             path_of(rx, path, sizeof path);
@@ -260,8 +262,7 @@ static int finish(struct receiver *rx, int64_t until, podipc_message *out, podip
     path_of(rx, path, sizeof path);
     uint32_t payload;
     memset(out, 0, sizeof *out);
-    int rc =
-        pdi_file_read(rx->image->bytes, rx->size, &rx->name, path, &out->tensor, &payload, err);
+    int rc = pdi_file_read(image, rx->size, &rx->name, path, &out->tensor, &payload, err);
     if (rc < 0)
         return refuse(rx, rc, err);
     note_holding(rx, rx->name.who, true);
@@ -271,9 +272,9 @@ static int finish(struct receiver *rx, int64_t until, podipc_message *out, podip
         drop_file(rx);
         return rc;
     }
-    out->data = rx->image->bytes + payload;
+    out->data = image + payload;
     out->owner = rx->image;
-    out->sender = rx->image->label = rx->name.who;
+    out->sender = out->id = rx->name.who;
     rx->messages++;
     rx->bytes += out->tensor.nbytes;
     struct pdi_peer *p = peer_of(rx, rx->name.who);
@@ -311,6 +312,7 @@ static int advance(struct receiver *rx, int64_t until, podipc_message *out, podi
     int rc = pdi_member_usable(&rx->e, err);
     if (rc < 0)
         return rc;
+    rx->starved = false;
     if (rx->fd < 0) {
         /* Also while there is plenty to take: others may have joined or died. */
         rc = pdi_member_census_due(&rx->e, false) ? look(rx, err) : 0;
@@ -324,6 +326,11 @@ static int advance(struct receiver *rx, int64_t until, podipc_message *out, podi
     }
     if (rx->fd >= 0)
         rc = finish(rx, until, out, err);
+    if (rc == -ENOBUFS) {
+        rx->starved = true;
+        rx->e.stirred = true; /* no event tells that a tensor was let go */
+        return -EAGAIN;
+    }
     return rc == -ENOENT ? all_closed(rx, err) : rc;
 }
 
@@ -353,16 +360,13 @@ static int receiver_recv(podipc_receiver *base, int64_t until, podipc_message *o
 static void receiver_release(podipc_receiver *base, podipc_message *m)
 {
     struct receiver *rx = from(base);
-    struct pdi_buffer *buffer = m->owner;
-    if (!buffer)
+    struct pdi_block *image = m->owner;
+    /* What the blocks were at a fork is anybody's guess; in a child they stay. */
+    if (!image || pdi_member_forked(&rx->e))
         return;
     m->owner = NULL;
-    if (pdi_member_forked(&rx->e)) {
-        free(buffer); /* the pool may have been half changed when the fork came */
-        return;
-    }
-    note_holding(rx, buffer->label, false);
-    pdi_buffers_put(&rx->buffers, buffer);
+    note_holding(rx, m->id, false);
+    pdi_blocks_take_back(&rx->blocks, image);
 }
 
 /* ---- the rest ---- */
@@ -372,7 +376,14 @@ static void receiver_explain(podipc_receiver *base, char *text, size_t cap)
     struct receiver *rx = from(base);
     pthread_mutex_lock(&rx->e.lock);
     uint32_t live = pdi_member_live(&rx->e);
-    if (live > 0)
+    uint64_t reserved, lent;
+    pdi_blocks_count(&rx->blocks, &reserved, &lent);
+    if (rx->starved)
+        (void)snprintf(text, cap,
+                       "Tensors that were received and not let go use up the budget: %" PRIu64
+                       " of them, and max_bytes is %" PRIu64 ".",
+                       lent, rx->max_bytes);
+    else if (live > 0)
         (void)snprintf(text, cap, "%u sender%s opened %s and sent nothing.", live,
                        live == 1 ? " has" : "s have", rx->e.dir.path);
     else
@@ -395,9 +406,9 @@ static void receiver_stats(podipc_receiver *base, podipc_stats *out)
     out->peers_died = rx->e.died;
     for (uint32_t i = 0; i < rx->e.count; i++)
         out->queued += rx->e.peers[i].files;
-    pdi_buffers_count(&rx->buffers, &out->held, &out->reserved);
+    pdi_blocks_count(&rx->blocks, &out->reserved, &out->held);
     out->held -= rx->image != NULL;
-    out->max_bytes = rx->buffers.kept_max;
+    out->max_bytes = rx->max_bytes;
     pthread_mutex_unlock(&rx->e.lock);
 }
 
@@ -416,6 +427,7 @@ static void receiver_close(podipc_receiver *base)
     pthread_mutex_lock(&rx->holding_lock);
     rx->holding_fd = -1;
     pthread_mutex_unlock(&rx->holding_lock);
+    pdi_blocks_retire(&rx->blocks);
     (void)pdi_member_leave(&rx->e);
     pthread_mutex_unlock(&rx->e.lock);
 }
@@ -426,9 +438,8 @@ static void receiver_free(podipc_receiver *base)
     receiver_close(base);
     bool forked = pdi_member_forked(&rx->e);
     pdi_member_free(&rx->e);
-    free(rx->image);
     if (!forked)
-        pdi_buffers_destroy(&rx->buffers);
+        pdi_blocks_destroy(&rx->blocks);
     pthread_mutex_destroy(&rx->holding_lock);
     free(rx);
 }
@@ -456,16 +467,21 @@ int pdi_volume_receiver_open(const podipc_options *o, podipc_receiver **out, pod
     if (!rx)
         return pdi_fail(err, -ENOMEM, "malloc", "no memory for a receiver");
     rx->fd = -1;
-    int rc = pdi_member_open(&rx->e, o, true, in_child, rx, err);
+    rx->max_bytes = o->max_bytes ? o->max_bytes : pdi_blocks_default_budget();
+    int rc = pdi_blocks_init(&rx->blocks, rx->max_bytes + PDI_FILE_HEAD_MAX, -1);
     if (rc < 0) {
+        free(rx);
+        return pdi_fail(err, rc, "pthread_mutex_init", "cannot open a receiver");
+    }
+    rc = pdi_member_open(&rx->e, o, true, in_child, rx, err);
+    if (rc < 0) {
+        pdi_blocks_destroy(&rx->blocks);
         free(rx);
         return rc;
     }
     rx->base.ops = &receiver_ops;
     rx->holding_fd = rx->e.own;
     pthread_mutex_init(&rx->holding_lock, NULL);
-    uint64_t kept = pdi_memory_available() / 8;
-    pdi_buffers_init(&rx->buffers, kept < KEPT_MAX ? kept : KEPT_MAX);
     *out = &rx->base;
     return 0;
 }

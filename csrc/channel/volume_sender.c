@@ -10,7 +10,7 @@
 #include "../platform/clock.h"
 #include "../platform/memory.h"
 #include "../platform/wholefile.h"
-#include "buffers.h"
+#include "blocks.h"
 #include "channel.h"
 #include "volume.h"
 
@@ -38,7 +38,7 @@ struct waiting {
 struct sender {
     podipc_sender base;
     struct pdi_member e;
-    struct pdi_buffers buffers; /* loans */
+    struct pdi_blocks blocks; /* loans */
     uint64_t max_bytes;
     bool max_given; /* by the user */
     struct writing *writings;
@@ -361,33 +361,36 @@ static int sender_loan_get(podipc_sender *base, const podipc_tensor *t, int64_t 
                            podipc_loan *out, podipc_error *err)
 {
     struct sender *tx = from(base);
-    (void)until;
-    pthread_mutex_lock(&tx->e.lock);
     uint64_t cost;
-    int rc = pdi_member_usable(&tx->e, err);
-    if (rc == 0)
-        rc = check_tensor(tx, t, &cost, err);
+    struct pdi_block *block;
+    pthread_mutex_lock(&tx->e.lock);
+    int rc = check_tensor(tx, t, &cost, err);
+    while (rc == 0) {
+        rc = pdi_member_usable(&tx->e, err);
+        if (rc == 0)
+            rc = pdi_blocks_lend(&tx->blocks, t->nbytes, 0, &block, err);
+        if (rc != -EAGAIN || pdi_now() >= until)
+            break;
+        tx->e.stirred = true; /* no event tells that a loan came back */
+        pdi_member_sleep(&tx->e, until);
+        rc = 0;
+    }
     pthread_mutex_unlock(&tx->e.lock);
-    struct pdi_buffer *buffer;
     if (rc == 0)
-        rc = pdi_buffers_get(&tx->buffers, t->nbytes, &buffer, err);
-    if (rc == 0)
-        *out = (podipc_loan){
-            .data = buffer->bytes, .size = t->nbytes, .id = (uint64_t)(uintptr_t)buffer};
+        *out =
+            (podipc_loan){.data = block->data, .size = t->nbytes, .id = (uint64_t)(uintptr_t)block};
     return rc;
 }
 
 static void sender_loan_let_go(podipc_sender *base, podipc_loan *loan)
 {
     struct sender *tx = from(base);
-    struct pdi_buffer *buffer = (struct pdi_buffer *)(uintptr_t)loan->id;
-    if (!buffer)
+    struct pdi_block *block = (struct pdi_block *)(uintptr_t)loan->id;
+    /* What the blocks were at a fork is anybody's guess; in a child they stay. */
+    if (!block || pdi_member_forked(&tx->e))
         return;
-    if (pdi_member_forked(&tx->e))
-        free(buffer); /* the pool may have been half changed when the fork came */
-    else
-        pdi_buffers_put(&tx->buffers, buffer);
     *loan = (podipc_loan){0};
+    pdi_blocks_take_back(&tx->blocks, block);
 }
 
 /* ---- the rest ---- */
@@ -430,7 +433,8 @@ static void sender_stats(podipc_sender *base, podipc_stats *out)
     out->peers_died = tx->e.died;
     out->queued = tx->queue_count;
     out->lost_taken = tx->lost_taken;
-    out->reserved = tx->waiting_bytes;
+    pdi_blocks_count(&tx->blocks, &out->reserved, &out->held);
+    out->held = 0;
     out->max_bytes = tx->max_bytes;
     pthread_mutex_unlock(&tx->e.lock);
 }
@@ -443,6 +447,7 @@ static uint64_t sender_close(podipc_sender *base)
     pdi_watch_wake(&tx->e.watch);
     pthread_mutex_lock(&tx->e.lock);
     uint64_t dropped = tx->e.closed ? 0 : pdi_member_leave(&tx->e);
+    pdi_blocks_retire(&tx->blocks);
     pthread_mutex_unlock(&tx->e.lock);
     return dropped;
 }
@@ -460,7 +465,7 @@ static void sender_free(podipc_sender *base)
     bool forked = pdi_member_forked(&tx->e);
     pdi_member_free(&tx->e);
     if (!forked)
-        pdi_buffers_destroy(&tx->buffers);
+        pdi_blocks_destroy(&tx->blocks);
     free(tx->queue);
     free(tx);
 }
@@ -504,15 +509,20 @@ int pdi_volume_sender_open(const podipc_options *o, podipc_sender **out, podipc_
     struct sender *tx = calloc(1, sizeof *tx);
     if (!tx)
         return pdi_fail(err, -ENOMEM, "malloc", "no memory for a sender");
-    int rc = pdi_member_open(&tx->e, o, false, in_child, tx, err);
+    int rc = pdi_blocks_init(&tx->blocks, o->max_bytes, -1);
     if (rc < 0) {
+        free(tx);
+        return pdi_fail(err, rc, "pthread_mutex_init", "cannot open a sender");
+    }
+    rc = pdi_member_open(&tx->e, o, false, in_child, tx, err);
+    if (rc < 0) {
+        pdi_blocks_destroy(&tx->blocks);
         free(tx);
         return rc;
     }
     tx->base.ops = &sender_ops;
     tx->max_given = o->max_bytes > 0;
     tx->max_bytes = tx->max_given ? o->max_bytes : default_budget(tx);
-    pdi_buffers_init(&tx->buffers, tx->max_bytes);
     *out = &tx->base;
     return 0;
 }

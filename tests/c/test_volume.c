@@ -508,16 +508,18 @@ static void test_receivers_killed_anywhere(void)
     char *path = fresh_path("rxanywhere");
     struct child tx = spawn(send_many, path);
     unsigned char seen[KILL_COUNT] = {0};
-    int missing = 0, kills = 0;
+    int missing = 0, kills = 0, total = 0;
     struct child rx = spawn(recv_forever, path);
     for (bool more = true; more;) {
         int64_t v = 0;
         for (int i = 0; i < 40 && (v = hear(&rx)) != INT64_MIN; i++) {
             CHECK(v >= 0 && v < KILL_COUNT && seen[v] == 0);
             seen[v] = 1;
+            total++;
         }
         more = v != INT64_MIN;
-        if (more) {
+        /* Not at the end: who joins after the sender has closed finds nobody. */
+        if (more && total < KILL_COUNT * 3 / 4) {
             usleep((useconds_t)(kills * 53 % 700));
             kill(rx.pid, SIGKILL);
             kills++;
@@ -527,7 +529,7 @@ static void test_receivers_killed_anywhere(void)
             }
             end(&rx, 0);
             rx = spawn(recv_forever, path);
-        } else {
+        } else if (!more) {
             CHECK(end(&rx, 0) == 0);
         }
     }
