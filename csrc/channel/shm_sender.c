@@ -468,7 +468,7 @@ static void take_back(struct pdi_shm_sender *tx, struct pdi_tx_link *link)
 {
     collect_link(tx, link);
     (void)pdi_ring_refresh(&link->ring);
-    for (uint64_t p = link->ring.taken; p < link->ring.tail; p++) {
+    for (uint64_t p = link->ring.taken; p != link->ring.tail; p++) {
         const struct pdi_descriptor *d = pdi_ring_at(&link->ring, p);
         uint32_t chunk = ticket_end(link, d->ticket);
         if (tx->ep.flags & PDI_BROADCAST)

@@ -7,7 +7,7 @@ bool pdi_ring_refresh(struct pdi_ring_tx *tx)
     /* Acquire: the receiver has done reading a slot before it says so, and we
      * overwrite the slot after we have heard it. */
     uint64_t taken = pdi_observe64(&tx->returns->taken);
-    if (taken < tx->taken || taken > tx->tail)
+    if (taken - tx->taken > tx->tail - tx->taken) /* counts may wrap */
         return false;
     tx->taken = taken;
     return true;
@@ -35,7 +35,7 @@ int pdi_ring_next_return(struct pdi_ring_tx *tx, uint64_t *entry)
     uint64_t returned = pdi_observe64(&tx->returns->returned);
     if (returned == tx->returned)
         return 0;
-    if (returned < tx->returned || returned - tx->returned > PDI_RETURN_SLOTS)
+    if (returned - tx->returned > PDI_RETURN_SLOTS)
         return -1;
     *entry = tx->returns->entries[tx->returned % PDI_RETURN_SLOTS];
     tx->returned++;
