@@ -61,6 +61,8 @@ class Address:
     """``tcp`` and ``http``: 1 to 65535, else 0."""
     wait: str = "adaptive"
     """``shm``: one of ``WAITS``."""
+    named: bool = False
+    """``shm``: `path` was made from a name, and the directory above it is podipc's."""
 
 
 def parse(address: str) -> Address:
@@ -95,7 +97,8 @@ def parse(address: str) -> Address:
     match scheme:
         case "shm":
             path = _directory(text, rest) if rest.startswith("/") else _named(text, rest)
-            return Address(text, scheme, path, wait=options.get("wait", "adaptive"))
+            wait = options.get("wait", "adaptive")
+            return Address(text, scheme, path, wait=wait, named=not rest.startswith("/"))
         case "tcp":
             host, port, url_path = _host_port_path(text, scheme, rest)
             if url_path:

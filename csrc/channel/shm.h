@@ -34,6 +34,7 @@ enum { PDI_LINKS = 256, PDI_REFUSED = 16 }; /* peers of one endpoint, coming and
 
 enum pdi_link_state {
     PDI_GREETING, /* connected, hands not shaken */
+    PDI_ANSWERED, /* receiver: has sent its HELLO; joined with the sender's next packet */
     PDI_JOINED,
     PDI_LEAVING, /* said BYE; may still hold tensors */
     PDI_LOST,    /* hung up */
@@ -41,6 +42,7 @@ enum pdi_link_state {
 
 /* One peer. Embedded as first member in the sender's and receiver's own. */
 struct pdi_link {
+    struct pdi_link *next_settled;
     enum pdi_link_state state;
     bool said_bye;
     int sock;            /* -1: hung up */
@@ -87,11 +89,13 @@ struct pdi_endpoint {
     bool closed;
 
     char *path;
+    bool named; /* the directory above is podipc's own too */
     char name[PDI_NAME];
     int dir, listener, inotify, stop; /* descriptors; -1: none */
     uint32_t mode, flags, wait;
     uint64_t id;
     bool rescan; /* look through the directory again */
+    bool retry;  /* a receiver could not be connected to for now */
     bool deaf;   /* out of descriptors: do not accept for a moment */
 
     struct pdi_memfd door_memory, bell_memory;
@@ -103,6 +107,8 @@ struct pdi_endpoint {
 
     struct pdi_link *links[PDI_LINKS];
     uint32_t link_count;
+    struct pdi_link *settled; /* in no table, but with a socket that tells we live */
+    bool socket_full;         /* a peer did not read lately: a hint, unguarded */
 
     podipc_error complaint; /* a peer that could not join, reported once */
     bool has_complaint;
@@ -155,6 +161,8 @@ bool pdi_link_add(struct pdi_endpoint *ep, struct pdi_link *link);
 void pdi_link_remove(struct pdi_endpoint *ep, struct pdi_link *link);
 /* Frees what the common part holds. */
 void pdi_link_clear(struct pdi_link *link);
+/* Says goodbye; waits 100 ms at most for room in the socket. */
+void pdi_link_bye(struct pdi_link *link);
 /* Sends a packet without a body. */
 int pdi_link_packet(struct pdi_link *link, enum pdi_packet_kind kind, uint32_t arena, uint64_t size,
                     int fd);
@@ -162,6 +170,7 @@ int pdi_link_packet(struct pdi_link *link, enum pdi_packet_kind kind, uint32_t a
 /* ---- the sender ---- */
 struct pdi_ticket {
     uint64_t position; /* of the message: it cannot come back before it was taken */
+    uint64_t number;   /* of the message among all of this sender */
     uint32_t chunk;    /* PDI_NONE: free */
     uint32_t generation;
     uint32_t next; /* free list */
@@ -175,13 +184,14 @@ struct pdi_tx_link {
     uint32_t ticket_free;       /* head of the free list */
     uint32_t ticket_count;      /* ever used; the rest of the table is untouched */
     uint32_t out;               /* tickets in use */
-    uint32_t known[PDI_ARENAS]; /* arena id + 1 announced for each slot; 0: none */
+    uint64_t known[PDI_ARENAS]; /* arena id + 1 announced for each slot; 0: none */
     uint32_t pending;           /* latest: chunk that waits for room, or PDI_NONE */
     struct pdi_descriptor pending_descriptor;
 };
 
 struct pdi_orphan {
     struct pdi_descriptor descriptor;
+    uint64_t number;
     uint32_t chunk;
 };
 
@@ -191,7 +201,9 @@ struct pdi_shm_sender {
     struct pdi_pool pool;
     struct pdi_memfd memory[PDI_ARENAS];
     struct pdi_copy_plan copy;
-    struct pdi_orphan *orphans; /* messages left untaken by receivers that are gone */
+    uint64_t next_number;
+    struct pdi_orphan *orphans; /* in the order of their numbers; messages left untaken by receivers
+                                   that are gone */
     uint32_t orphan_count, orphan_cap;
     uint64_t max_bytes;
     uint64_t deaths_to_report;
@@ -210,8 +222,10 @@ static inline void *pdi_chunk_data(struct pdi_shm_sender *tx, uint32_t chunk)
 }
 
 /* ---- shm_memory.c; lock held in all ---- */
-/* A chunk for n bytes with one reference. -EAGAIN: the budget is used up for now. */
-int pdi_sender_take(struct pdi_shm_sender *tx, uint64_t n, uint32_t *chunk, podipc_error *err);
+/* A chunk for n bytes with one reference. -EAGAIN: the budget is used up for now, or
+ * not all of its memory could be committed by `until`. Gives the lock up meanwhile. */
+int pdi_sender_take(struct pdi_shm_sender *tx, uint64_t n, int64_t until, uint32_t *chunk,
+                    podipc_error *err);
 /* Makes sure the peer has the arena of this chunk. -EAGAIN: it does not read. */
 int pdi_sender_announce(struct pdi_shm_sender *tx, struct pdi_tx_link *link, uint32_t chunk);
 /* Unmaps every arena that no loan is in; with `all`, every one. */

@@ -12,8 +12,9 @@
 
 #include "../platform/poller.h"
 
-#define TICK_MS  5
-#define ALONE_MS 500 /* look again without being told, while nobody has joined */
+#define TICK_MS   5
+#define SOON_MS   100
+#define RESCAN_MS 1000 /* look through the directory without being told */
 
 bool pdi_link_add(struct pdi_endpoint *ep, struct pdi_link *link)
 {
@@ -37,6 +38,17 @@ void pdi_link_clear(struct pdi_link *link)
     pdi_close(&link->sock);
     pdi_memfd_close(&link->door);
     pdi_memfd_close(&link->bell);
+}
+
+void pdi_link_bye(struct pdi_link *link)
+{
+    /* An orderly close must not look like a death because the socket was full. */
+    for (int tries = 0; tries < 2; tries++) {
+        if (pdi_link_packet(link, PDI_BYE, 0, 0, -1) != -EAGAIN)
+            return;
+        struct pollfd p = {.fd = link->sock, .events = POLLOUT};
+        (void)pdi_poll(&p, 1, SOON_MS);
+    }
 }
 
 int pdi_link_packet(struct pdi_link *link, enum pdi_packet_kind kind, uint32_t arena, uint64_t size,
@@ -178,6 +190,13 @@ static void close_all(int *fds, int n)
         pdi_close(&fds[i]);
 }
 
+static void join(struct pdi_endpoint *ep, struct pdi_link *link)
+{
+    link->state = PDI_JOINED;
+    ep->role->joined(ep, link);
+    pdi_endpoint_wake(ep);
+}
+
 /* The peer's first packet. False: drop it. */
 static bool greet(struct pdi_endpoint *ep, struct pdi_link *link, const void *data, size_t size,
                   int fds[PDI_PACKET_FDS], int n)
@@ -191,12 +210,12 @@ static bool greet(struct pdi_endpoint *ep, struct pdi_link *link, const void *da
     int rc = 0;
     if (size < sizeof hello->head + 8 || hello->head.magic != PDI_MAGIC)
         goto no;
-    if (hello->head.kind == PDI_REFUSE && !answer) {
+    if (hello->head.kind == PDI_REFUSE) {
         packet.text[sizeof packet.text - 1] = '\0';
         int code = packet.code;
         if (code != -EACCES && code != PODIPC_EADDRESS)
             code = PODIPC_EVERSION;
-        complain(ep, code, packet.text[0] ? packet.text : "the receiver refused");
+        complain(ep, code, packet.text[0] ? packet.text : "the peer refused");
         remember_refused(ep, link->name);
         goto no;
     }
@@ -242,9 +261,14 @@ static bool greet(struct pdi_endpoint *ep, struct pdi_link *link, const void *da
     /* Mapped: the descriptors have done their work. */
     pdi_memfd_close_fd(&link->door);
     pdi_memfd_close_fd(&link->bell);
-    link->state = PDI_JOINED;
-    ep->role->joined(ep, link);
-    pdi_endpoint_wake(ep);
+    /* We answered: has the other read it? Its next packet tells. */
+    if (answer) {
+        link->state = PDI_ANSWERED;
+        return true;
+    }
+    if (pdi_link_packet(link, PDI_HERE, 0, 0, -1) < 0)
+        return false;
+    join(ep, link);
     return true;
 no:
     close_all(fds, n);
@@ -263,10 +287,12 @@ static bool one_packet(struct pdi_endpoint *ep, struct pdi_link *link, const voi
         memcpy(&packet, data, sizeof packet);
         if (n == 0)
             fds[0] = -1;
-        if (packet.magic != PDI_MAGIC || packet.protocol != PDI_PROTOCOL) {
-            good = false;
+        good = packet.magic == PDI_MAGIC && packet.protocol == PDI_PROTOCOL;
+        if (good && link->state == PDI_ANSWERED)
+            join(ep, link);
+        if (!good || packet.kind == PDI_HERE) {
+            /* nothing more in it */
         } else if (packet.kind == PDI_BYE) {
-            good = true;
             if (!link->said_bye) {
                 link->said_bye = true;
                 link->state = PDI_LEAVING;
@@ -314,7 +340,7 @@ void pdi_control_sweep(struct pdi_endpoint *ep)
 static void hang_up(struct pdi_endpoint *ep, struct pdi_link *link)
 {
     pdi_close(&link->sock);
-    bool known = link->state != PDI_GREETING;
+    bool known = link->state != PDI_GREETING && link->state != PDI_ANSWERED;
     if (known && !link->said_bye) {
         char name[PDI_NAME];
         pdi_socket_name(link->hello.role, link->hello.id, name);
@@ -342,6 +368,10 @@ static void read_link(struct pdi_endpoint *ep, struct pdi_link *link)
         ssize_t size = pdi_packet_recv(link->sock, &packet, sizeof packet, fds, &n);
         if (size == -EAGAIN)
             return;
+        if (size == -EMFILE)
+            complain(ep, -EMFILE,
+                     "a peer sent memory that this process has no descriptors left to take: raise "
+                     "the limit on open files (ulimit -n)");
         if (size <= 0 || !one_packet(ep, link, &packet, (size_t)size, fds, n)) {
             hang_up(ep, link);
             return;
@@ -404,9 +434,11 @@ static void consider(const char *name, void *arg)
         remember_refused(ep, name);
         return;
     }
+    ep->retry |= rc < 0 && rc != -ENOENT;
     if (rc < 0)
         return;
     struct pdi_link *link = new_link(ep, sock, name);
+    ep->retry |= !link;
     if (!link)
         return;
     if (!may_join(ep, &link->peer)) {
@@ -418,16 +450,21 @@ static void consider(const char *name, void *arg)
         hang_up(ep, link);
         return;
     }
-    if (send_hello(ep, link) < 0)
+    if (send_hello(ep, link) < 0) {
         hang_up(ep, link);
+        ep->retry = true;
+    }
 }
 
 static void drop_late(struct pdi_endpoint *ep)
 {
     int64_t now = pdi_now();
     for (uint32_t i = ep->link_count; i-- > 0;)
-        if (ep->links[i]->state == PDI_GREETING && ep->links[i]->deadline < now)
+        if ((ep->links[i]->state == PDI_GREETING || ep->links[i]->state == PDI_ANSWERED) &&
+            ep->links[i]->deadline < now) {
             hang_up(ep, ep->links[i]);
+            ep->retry = true;
+        }
 }
 
 /* How long poll() may sleep. Lock held. */
@@ -435,16 +472,13 @@ static int patience(struct pdi_endpoint *ep)
 {
     if (ep->role->tick(ep))
         return TICK_MS;
-    if (ep->deaf)
-        return 100;
-    bool joined = false;
-    for (uint32_t i = 0; i < ep->link_count; i++) {
-        if (ep->links[i]->state == PDI_GREETING)
-            return 100;
-        joined |= ep->links[i]->state == PDI_JOINED;
-    }
+    if (ep->deaf || ep->retry)
+        return SOON_MS;
+    for (uint32_t i = 0; i < ep->link_count; i++)
+        if (ep->links[i]->state == PDI_GREETING || ep->links[i]->state == PDI_ANSWERED)
+            return SOON_MS;
     /* inotify may not reach over every kind of volume. */
-    return ep->role->role == PDI_ROLE_SENDER && !joined ? ALONE_MS : -1;
+    return ep->role->role == PDI_ROLE_SENDER ? RESCAN_MS : -1;
 }
 
 void *pdi_control_main(void *endpoint)
@@ -457,7 +491,7 @@ void *pdi_control_main(void *endpoint)
     pthread_mutex_lock(&ep->lock);
     while (!ep->closed) {
         if (sender && ep->rescan) {
-            ep->rescan = false;
+            ep->rescan = ep->retry = false;
             (void)pdi_place_list(ep->dir, consider, ep);
         }
         polls[0] = (struct pollfd){.fd = ep->stop, .events = POLLIN};
@@ -474,7 +508,7 @@ void *pdi_control_main(void *endpoint)
         pthread_mutex_lock(&ep->lock);
         if (ep->closed)
             break;
-        if (ready == 0 && ms >= ALONE_MS)
+        if (ready == 0 && (ms == RESCAN_MS || ep->retry))
             ep->rescan = true;
         if (ready > 0 && polls[2].revents) {
             pdi_place_watched(ep->inotify);

@@ -14,6 +14,8 @@
 #define SPIN_MAX 50000
 #define SPIN_MIN 2000
 
+#define SOCKET_FULL_NS 1000000
+
 /* In a forked child: the parent's death must not be hidden by our copies. */
 static void in_child(void *arg)
 {
@@ -23,6 +25,8 @@ static void in_child(void *arg)
     pdi_close(&ep->stop);
     for (uint32_t i = 0; i < ep->link_count; i++)
         pdi_close(&ep->links[i]->sock);
+    for (struct pdi_link *link = ep->settled; link; link = link->next_settled)
+        pdi_close(&link->sock);
 }
 
 static int join_directory(struct pdi_endpoint *ep, podipc_error *err)
@@ -31,7 +35,7 @@ static int join_directory(struct pdi_endpoint *ep, podipc_error *err)
     pdi_socket_name(ep->role->role, ep->id, ep->name);
     /* The last one to leave removes the directory, perhaps just now: then again. */
     for (int tries = 0; tries < 16; tries++) {
-        rc = pdi_place_open(ep->path, ep->mode, &ep->dir, err);
+        rc = pdi_place_open(ep->path, ep->mode, ep->named, &ep->dir, err);
         if (rc < 0)
             return rc;
         rc = pdi_place_watch(ep->dir, &ep->inotify);
@@ -66,6 +70,7 @@ int pdi_endpoint_open(struct pdi_endpoint *ep, const struct pdi_role_ops *role,
     ep->dir = ep->listener = ep->inotify = ep->stop = -1;
     ep->door_memory.fd = ep->bell_memory.fd = -1;
     ep->mode = options->mode;
+    ep->named = options->named;
     ep->wait = options->wait;
     ep->flags = (options->broadcast ? PDI_BROADCAST : 0u) | (options->latest ? PDI_LATEST : 0u);
     ep->id = pdi_random64();
@@ -93,6 +98,11 @@ int pdi_endpoint_open(struct pdi_endpoint *ep, const struct pdi_role_ops *role,
         (void)pdi_fail(err, rc, "sem_init", "could not make a semaphore");
         goto err;
     }
+    rc = pdi_fork_watch(&ep->fork, in_child, ep, &ep->lock);
+    if (rc < 0) {
+        (void)pdi_fail(err, rc, "pthread_atfork", "could not watch for fork()");
+        goto err;
+    }
     rc = pdi_alarm_open(&ep->stop);
     if (rc < 0) {
         (void)pdi_fail(err, rc, "eventfd", "could not make an event descriptor");
@@ -101,11 +111,6 @@ int pdi_endpoint_open(struct pdi_endpoint *ep, const struct pdi_role_ops *role,
     rc = join_directory(ep, err);
     if (rc < 0)
         goto err;
-    rc = pdi_fork_watch(&ep->fork, in_child, ep, &ep->lock);
-    if (rc < 0) {
-        (void)pdi_fail(err, rc, "pthread_atfork", "could not watch for fork()");
-        goto err;
-    }
     rc = start_control(ep, err);
     if (rc < 0)
         goto err;
@@ -135,7 +140,7 @@ bool pdi_endpoint_close(struct pdi_endpoint *ep)
     }
     if (ep->dir >= 0) {
         pdi_control_sweep(ep);
-        pdi_place_leave(ep->path, ep->dir, ep->name);
+        pdi_place_leave(ep->path, ep->dir, ep->name, ep->named);
     }
     pthread_mutex_lock(&ep->lock);
     pdi_close(&ep->listener);
@@ -159,7 +164,7 @@ void pdi_endpoint_free(struct pdi_endpoint *ep)
 
 void pdi_endpoint_wake(struct pdi_endpoint *ep)
 {
-    pdi_bell_ring(ep->bell, ep->wait == PODIPC_WAIT_SEMAPHORE);
+    pdi_bell_ring(ep->bell, ep->wait == PODIPC_WAIT_SEMAPHORE, UINT32_MAX);
 }
 
 static int spin(struct pdi_endpoint *ep, int (*attempt)(void *), void *arg, int64_t until)
@@ -187,7 +192,7 @@ static void count_sleeper(struct pdi_endpoint *ep, bool more)
 {
     pthread_mutex_lock(&ep->lock);
     ep->sleepers += more ? 1u : UINT32_MAX;
-    pdi_poke32(&ep->door->asleep, ep->sleepers > 0);
+    pdi_poke32(&ep->door->asleep, ep->sleepers);
     pthread_mutex_unlock(&ep->lock);
 }
 
@@ -209,7 +214,10 @@ int pdi_endpoint_wait(struct pdi_endpoint *ep, int (*attempt)(void *), void *arg
         rc = attempt(arg);
         if (rc != -EAGAIN || pdi_now() >= until)
             break;
-        if (pdi_bell_sleep(ep->bell, ep->wait == PODIPC_WAIT_SEMAPHORE, seen, until) == -EINTR)
+        /* Nobody rings when a full socket has room again. */
+        int64_t wake = ep->socket_full ? pdi_now() + SOCKET_FULL_NS : until;
+        if (pdi_bell_sleep(ep->bell, ep->wait == PODIPC_WAIT_SEMAPHORE, seen,
+                           wake < until ? wake : until) == -EINTR)
             break;
     }
     count_sleeper(ep, false);

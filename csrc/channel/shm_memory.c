@@ -9,6 +9,9 @@
 /* The budget is cut into this many arenas or more, if tensors are small enough. */
 #define ARENAS_AT_LEAST 16
 
+#define COMMIT_AT_ONCE (UINT64_C(256) << 10) /* bytes; also where nobody may wait */
+#define COMMIT_STEP    (UINT64_C(4) << 20)
+
 static int grow_chunks(struct pdi_pool *pool, podipc_error *err)
 {
     uint32_t cap = pool->chunk_cap ? pool->chunk_cap * 2 : 64;
@@ -25,7 +28,7 @@ static void retire(struct pdi_shm_sender *tx, uint32_t slot)
     uint32_t id = tx->pool.arenas[slot].id;
     for (uint32_t i = 0; i < tx->ep.link_count; i++) {
         struct pdi_tx_link *link = pdi_tx(tx->ep.links[i]);
-        if (link->link.state == PDI_JOINED && link->known[slot] == id + 1)
+        if (link->link.state == PDI_JOINED && link->known[slot] == (uint64_t)id + 1)
             /* Should the peer not read: it drops the old arena of this slot when
              * the next one comes. */
             (void)pdi_link_packet(&link->link, PDI_GONE, id, 0, -1);
@@ -62,6 +65,16 @@ static int after_limit(struct pdi_shm_sender *tx, uint64_t need)
     return PODIPC_EMEMLIMIT;
 }
 
+/* The same for a lack of descriptors, of which every arena has one. */
+static int after_files(struct pdi_shm_sender *tx, int rc)
+{
+    uint32_t idle = pdi_pool_idle(&tx->pool);
+    if (idle == PDI_NONE)
+        return tx->pool.committed > 0 ? -EAGAIN : rc;
+    retire(tx, idle);
+    return 0;
+}
+
 static int add_arena(struct pdi_shm_sender *tx, uint64_t n, podipc_error *err)
 {
     uint64_t page = pdi_page_size();
@@ -81,41 +94,62 @@ static int add_arena(struct pdi_shm_sender *tx, uint64_t n, podipc_error *err)
             continue;
         }
         rc = pdi_memfd_create("podipc-arena", size, whole, false, &tx->memory[slot], err);
-        if (rc == PODIPC_EMEMLIMIT) {
+        if (rc == PODIPC_EMEMLIMIT)
             rc = after_limit(tx, size);
-            if (rc == 0)
-                continue;
-        }
+        else if (rc == -EMFILE || rc == -ENFILE)
+            rc = after_files(tx, rc);
+        else if (rc == 0)
+            break;
         if (rc < 0)
             return rc;
-        (void)pdi_pool_add(&tx->pool, n, size, whole);
-        return 0;
     }
+    (void)pdi_pool_add(&tx->pool, n, size, whole);
+    return 0;
 }
 
-static int commit(struct pdi_shm_sender *tx, uint32_t chunk, uint64_t n, podipc_error *err)
+/* Commits the chunk's memory in steps, without the lock: clearing pages takes a
+ * second for a gigabyte, and the control thread must see a death meanwhile. The
+ * chunk is ours alone, and what was committed of it stays so: called again after
+ * -EAGAIN this goes on where it stopped. */
+static int commit(struct pdi_shm_sender *tx, uint32_t chunk, uint64_t n, int64_t until,
+                  podipc_error *err)
 {
-    uint64_t offset = 0;
-    uint64_t more = pdi_pool_uncommitted(&tx->pool, chunk, n, pdi_page_size(), &offset);
-    while (more > 0) {
+    for (;;) {
+        uint64_t offset = 0;
+        uint64_t more = pdi_pool_uncommitted(&tx->pool, chunk, n, pdi_page_size(), &offset);
+        if (more == 0)
+            return 0;
+        if (more > COMMIT_AT_ONCE && (until == 0 || pdi_now() >= until))
+            return -EAGAIN;
         int rc = make_room(tx, more);
         if (rc < 0)
             return rc;
-        rc = pdi_memfd_commit(&tx->memory[tx->pool.chunks[chunk].arena], offset, more, err);
-        if (rc == 0) {
+        /* The whole need is compared with the limit before the first step. */
+        uint64_t available = pdi_memory_available();
+        if (more <= available) {
+            if (more > COMMIT_STEP)
+                more = COMMIT_STEP;
+            struct pdi_memfd *memory = &tx->memory[tx->pool.chunks[chunk].arena];
             pdi_pool_committed(&tx->pool, chunk, more);
-            return 0;
+            pthread_mutex_unlock(&tx->ep.lock);
+            rc = pdi_memfd_commit(memory, offset, more, err);
+            pthread_mutex_lock(&tx->ep.lock);
+            if (rc == 0)
+                continue;
+            pdi_pool_uncommit(&tx->pool, chunk, more);
+        } else {
+            rc = pdi_memfd_limit(more, available, err);
         }
         if (rc == PODIPC_EMEMLIMIT)
             rc = after_limit(tx, more);
         if (rc < 0)
             return rc;
     }
-    return 0;
 }
 
 /* A chunk of the class of n, with its memory. */
-static int take_fitting(struct pdi_shm_sender *tx, uint64_t n, uint32_t *chunk, podipc_error *err)
+static int take_fitting(struct pdi_shm_sender *tx, uint64_t n, int64_t until, uint32_t *chunk,
+                        podipc_error *err)
 {
     int rc;
     while ((rc = pdi_pool_take(&tx->pool, n, chunk)) < 0) {
@@ -123,13 +157,14 @@ static int take_fitting(struct pdi_shm_sender *tx, uint64_t n, uint32_t *chunk, 
         if (rc < 0)
             return rc;
     }
-    rc = commit(tx, *chunk, n, err);
+    rc = commit(tx, *chunk, n, until, err);
     if (rc < 0)
         pdi_pool_unref(&tx->pool, *chunk);
     return rc;
 }
 
-int pdi_sender_take(struct pdi_shm_sender *tx, uint64_t n, uint32_t *chunk, podipc_error *err)
+int pdi_sender_take(struct pdi_shm_sender *tx, uint64_t n, int64_t until, uint32_t *chunk,
+                    podipc_error *err)
 {
     uint64_t least = pdi_pool_least(n, pdi_page_size());
     if (least > tx->max_bytes)
@@ -144,7 +179,7 @@ int pdi_sender_take(struct pdi_shm_sender *tx, uint64_t n, uint32_t *chunk, podi
      * large one should be the one that was used last, while it is warm. */
     if (!pdi_pool_is_small(n) || !pdi_pool_has(&tx->pool, n))
         pdi_sender_collect(tx);
-    int rc = take_fitting(tx, n, chunk, err);
+    int rc = take_fitting(tx, n, until, chunk, err);
     /* An arena of another class may be held by one tensor while the rest of it is
      * free: a place too large is better than waiting for that one. */
     if (rc == -EAGAIN && pdi_pool_take_larger(&tx->pool, n, chunk) == 0)
@@ -156,11 +191,12 @@ int pdi_sender_announce(struct pdi_shm_sender *tx, struct pdi_tx_link *link, uin
 {
     uint32_t slot = tx->pool.chunks[chunk].arena;
     const struct pdi_arena *arena = &tx->pool.arenas[slot];
-    if (link->known[slot] == arena->id + 1)
+    if (link->known[slot] == (uint64_t)arena->id + 1)
         return 0;
     int rc = pdi_link_packet(&link->link, PDI_ARENA, arena->id, arena->size, tx->memory[slot].fd);
     if (rc == 0)
-        link->known[slot] = arena->id + 1;
+        link->known[slot] = (uint64_t)arena->id + 1;
+    tx->ep.socket_full = rc == -EAGAIN;
     return rc;
 }
 

@@ -35,7 +35,6 @@ struct shm_receiver {
     struct pdi_endpoint ep;
     uint32_t turn;
     bool ended;           /* the sender that left last closed in order */
-    uint32_t lingering;   /* settled links with messages out */
     podipc_message stash; /* latest: in hand while a newer one is on its way */
     bool stashed;
     int64_t nudged_at; /* when the newer one was asked for; 0: not asked */
@@ -166,7 +165,8 @@ static void settle(struct shm_receiver *rx, struct rx_link *link)
         return;
     }
     link->settled = true;
-    rx->lingering++;
+    link->link.next_settled = rx->ep.settled;
+    rx->ep.settled = &link->link;
 }
 
 /* ---- receiving ---- */
@@ -220,7 +220,10 @@ static void let_go(struct shm_receiver *rx, const podipc_message *message)
     link->arenas[message->place].held--;
     give_back(link, (uint32_t)message->id, (uint32_t)(message->id >> 32));
     if (--link->held == 0 && link->settled) {
-        rx->lingering--;
+        struct pdi_link **at = &rx->ep.settled;
+        while (*at != &link->link)
+            at = &(*at)->next_settled;
+        *at = link->link.next_settled;
         drop(&link->link);
     }
 }
@@ -296,19 +299,24 @@ static void move_message(podipc_message *to, const podipc_message *from)
         to->tensor.type = to->short_type;
 }
 
-/* Is a still newer tensor waiting behind the full ring this one came from? The
+/* Is a still newer tensor waiting behind a full ring, and worth waiting for? Its
  * sender pushes it when it hears that there is room. */
-static bool newer_is_coming(struct shm_receiver *rx, const podipc_message *message)
+static bool newer_is_coming(struct shm_receiver *rx)
 {
-    struct rx_link *link = message->owner;
-    if (link->settled || link->link.state != PDI_JOINED || !pdi_peek32(&link->ring.ring->pending))
-        return false;
     int64_t now = pdi_now();
-    if (rx->nudged_at == 0) {
-        rx->nudged_at = now;
-        (void)pdi_link_packet(&link->link, PDI_NUDGE, 0, 0, -1);
+    bool pending = false, late = now - rx->nudged_at >= LATEST_PATIENCE_NS;
+    bool nudge = rx->nudged_at == 0 || (late && !rx->stashed);
+    for (uint32_t i = 0; i < rx->ep.link_count; i++) {
+        struct rx_link *link = rx_of(rx->ep.links[i]);
+        if (link->link.state != PDI_JOINED || !pdi_peek32(&link->ring.ring->pending))
+            continue;
+        pending = true;
+        if (nudge)
+            (void)pdi_link_packet(&link->link, PDI_NUDGE, 0, 0, -1);
     }
-    return now - rx->nudged_at < LATEST_PATIENCE_NS;
+    if (pending && nudge)
+        rx->nudged_at = now;
+    return pending && (nudge || !late);
 }
 
 /* The newest tensor there is; the older ones are let go and counted. */
@@ -324,10 +332,10 @@ static int receive_latest(struct shm_receiver *rx, podipc_message *out, podipc_e
         move_message(&rx->stash, &next);
         rx->stashed = true;
     }
+    if (rc == -EAGAIN && newer_is_coming(rx))
+        return -EAGAIN;
     if (!rx->stashed)
         return rc;
-    if (rc == -EAGAIN && newer_is_coming(rx, &rx->stash))
-        return -EAGAIN;
     if (rc != -EAGAIN && rc != PODIPC_ECLOSED && err) {
         /* First the tensor, at the next call the error. */
         rx->ep.complaint = *err;
@@ -439,7 +447,7 @@ static void close_op(podipc_receiver *base)
         /* The socket stays open while the user holds tensors: its end would tell
          * the sender that their memory is free. */
         if (!forked && link->link.state == PDI_JOINED)
-            (void)pdi_link_packet(&link->link, PDI_BYE, 0, 0, -1);
+            pdi_link_bye(&link->link);
         settle(rx, link);
     }
     pthread_mutex_unlock(&rx->ep.lock);

@@ -20,7 +20,7 @@ static struct pdi_shm_sender *sender_of(struct pdi_endpoint *ep)
 
 /* ---- tickets: what a receiver has to give back ---- */
 
-static uint32_t ticket_issue(struct pdi_tx_link *link, uint32_t chunk)
+static uint32_t ticket_issue(struct pdi_tx_link *link, uint32_t chunk, uint64_t number)
 {
     uint32_t t = link->ticket_free;
     if (t != PDI_NONE)
@@ -29,6 +29,7 @@ static uint32_t ticket_issue(struct pdi_tx_link *link, uint32_t chunk)
         t = link->ticket_count++;
     link->tickets[t].chunk = chunk;
     link->tickets[t].position = link->ring.tail;
+    link->tickets[t].number = number;
     link->out++;
     return t;
 }
@@ -111,21 +112,8 @@ static uint32_t slots(const struct pdi_tx_link *link)
 static void disown(struct pdi_tx_link *link)
 {
     link->link.state = PDI_LEAVING;
-    (void)pdi_link_packet(&link->link, PDI_BYE, 0, 0, -1);
+    pdi_link_bye(&link->link);
     pdi_packet_hang_up(link->link.sock);
-}
-
-static bool has_room(struct pdi_tx_link *link)
-{
-    if (link->link.state != PDI_JOINED || !ticket_left(link))
-        return false;
-    if (pdi_ring_untaken(&link->ring) < slots(link))
-        return true;
-    if (!pdi_ring_refresh(&link->ring)) {
-        disown(link);
-        return false;
-    }
-    return pdi_ring_untaken(&link->ring) < slots(link);
 }
 
 /* Did the receiver ever have the message of this ticket, and has it still? */
@@ -166,10 +154,25 @@ void pdi_sender_collect(struct pdi_shm_sender *tx)
 
 /* ---- pushing ---- */
 
+static bool has_room(struct pdi_shm_sender *tx, struct pdi_tx_link *link)
+{
+    if (link->link.state == PDI_JOINED && !ticket_left(link))
+        collect_link(tx, link);
+    if (link->link.state != PDI_JOINED || !ticket_left(link))
+        return false;
+    if (pdi_ring_untaken(&link->ring) < slots(link))
+        return true;
+    if (!pdi_ring_refresh(&link->ring)) {
+        disown(link);
+        return false;
+    }
+    return pdi_ring_untaken(&link->ring) < slots(link);
+}
+
 /* Gives the message in `chunk`, described by *d, to one receiver that has room.
  * -EAGAIN: the receiver does not read its socket. */
 static int push(struct pdi_shm_sender *tx, struct pdi_tx_link *link, uint32_t chunk,
-                struct pdi_descriptor *d)
+                uint64_t number, struct pdi_descriptor *d)
 {
     int rc = pdi_sender_announce(tx, link, chunk);
     if (rc < 0)
@@ -178,7 +181,7 @@ static int push(struct pdi_shm_sender *tx, struct pdi_tx_link *link, uint32_t ch
     pdi_pool_ref(&tx->pool, chunk);
     d->arena = tx->pool.arenas[c->arena].id;
     d->offset = c->offset;
-    d->ticket = ticket_issue(link, chunk);
+    d->ticket = ticket_issue(link, chunk, number);
     d->generation = link->tickets[d->ticket].generation;
     pdi_ring_push(&link->ring, d);
     pdi_link_call(&tx->ep, &link->link);
@@ -192,13 +195,13 @@ static struct pdi_tx_link *choose(struct pdi_shm_sender *tx)
     uint32_t n = tx->ep.link_count;
     if (n == 1) {
         best = pdi_tx(tx->ep.links[0]);
-        return has_room(best) ? best : NULL;
+        return has_room(tx, best) ? best : NULL;
     }
     for (uint32_t i = 0; i < n; i++) {
         struct pdi_tx_link *link = pdi_tx(tx->ep.links[(tx->turn + i) % n]);
         if (link->link.state == PDI_JOINED)
             (void)pdi_ring_refresh(&link->ring);
-        if (has_room(link) &&
+        if (has_room(tx, link) &&
             (!best || pdi_ring_untaken(&link->ring) < pdi_ring_untaken(&best->ring)))
             best = link;
     }
@@ -214,7 +217,7 @@ static int flush_orphans(struct pdi_shm_sender *tx)
         if (!link)
             return -EAGAIN;
         struct pdi_orphan *first = &tx->orphans[0];
-        if (push(tx, link, first->chunk, &first->descriptor) < 0)
+        if (push(tx, link, first->chunk, first->number, &first->descriptor) < 0)
             return -EAGAIN;
         pdi_pool_unref(&tx->pool, first->chunk);
         tx->stats.redelivered++;
@@ -242,7 +245,7 @@ static void push_pending(struct pdi_shm_sender *tx, struct pdi_tx_link *link)
         return;
     /* Cleared first: who sees the message must not ask for it once more. */
     pdi_poke32(&link->ring.ring->pending, 0);
-    if (push(tx, link, link->pending, &link->pending_descriptor) < 0) {
+    if (push(tx, link, link->pending, tx->next_number, &link->pending_descriptor) < 0) {
         pdi_poke32(&link->ring.ring->pending, 1);
         return;
     }
@@ -259,7 +262,7 @@ static int publish_all(struct pdi_shm_sender *tx, uint32_t chunk, struct pdi_des
         struct pdi_tx_link *link = pdi_tx(tx->ep.links[i]);
         if (link->link.state != PDI_JOINED)
             continue;
-        if (!is_latest(link) && (!has_room(link) || pdi_sender_announce(tx, link, chunk) < 0))
+        if (!is_latest(link) && (!has_room(tx, link) || pdi_sender_announce(tx, link, chunk) < 0))
             return -EAGAIN;
         joined++;
     }
@@ -267,12 +270,12 @@ static int publish_all(struct pdi_shm_sender *tx, uint32_t chunk, struct pdi_des
         struct pdi_tx_link *link = pdi_tx(tx->ep.links[i]);
         if (link->link.state != PDI_JOINED)
             continue;
-        if (is_latest(link) && (link->pending != PDI_NONE || !has_room(link) ||
+        if (is_latest(link) && (link->pending != PDI_NONE || !has_room(tx, link) ||
                                 pdi_sender_announce(tx, link, chunk) < 0))
             set_pending(tx, link, chunk, d);
         else
-            (void)push(tx, link, chunk, d);
-        if (is_latest(link) && has_room(link))
+            (void)push(tx, link, chunk, tx->next_number, d);
+        if (is_latest(link) && has_room(tx, link))
             push_pending(tx, link);
     }
     tx->stats.unheard += joined == 0;
@@ -284,7 +287,8 @@ static int publish_all(struct pdi_shm_sender *tx, uint32_t chunk, struct pdi_des
 static int publish(struct pdi_shm_sender *tx, uint32_t chunk, const podipc_tensor *t,
                    uint32_t *reached)
 {
-    struct pdi_descriptor d;
+    /* Zeroed: what is unused of it goes to the other container, too. */
+    struct pdi_descriptor d = {0};
     struct pdi_tx_link *link = NULL;
     if (!(tx->ep.flags & PDI_BROADCAST)) {
         if (tx->orphan_count > 0 && flush_orphans(tx) < 0)
@@ -294,11 +298,13 @@ static int publish(struct pdi_shm_sender *tx, uint32_t chunk, const podipc_tenso
             return -EAGAIN;
     }
     pdi_descriptor_write(&d, t, pdi_chunk_data(tx, chunk));
-    int rc = link ? push(tx, link, chunk, &d) : publish_all(tx, chunk, &d, reached);
+    int rc =
+        link ? push(tx, link, chunk, tx->next_number, &d) : publish_all(tx, chunk, &d, reached);
     if (rc < 0)
         return -EAGAIN;
     if (link && reached)
         *reached = 1;
+    tx->next_number++;
     tx->stats.messages++;
     tx->stats.bytes += t->nbytes;
     return 0;
@@ -313,6 +319,7 @@ struct attempt {
     podipc_sending *s;
     const podipc_tensor *tensor; /* of a loan */
     podipc_loan *loan;
+    int64_t until;
     uint32_t *reached;
     podipc_error *err;
 };
@@ -332,7 +339,7 @@ static int check(struct pdi_shm_sender *tx, podipc_error *err)
     return tx->ep.has_complaint ? pdi_endpoint_complaint(&tx->ep, err) : 0;
 }
 
-static int take(struct pdi_shm_sender *tx, const podipc_tensor *t, podipc_loan *loan,
+static int take(struct pdi_shm_sender *tx, const podipc_tensor *t, int64_t until, podipc_loan *loan,
                 podipc_error *err)
 {
     uint64_t room = pdi_descriptor_room(t);
@@ -342,7 +349,7 @@ static int take(struct pdi_shm_sender *tx, const podipc_tensor *t, podipc_loan *
                         "sent",
                         (unsigned long long)t->nbytes, t->ndim, t->type_len);
     uint32_t chunk;
-    int rc = pdi_sender_take(tx, room, &chunk, err);
+    int rc = pdi_sender_take(tx, room, until, &chunk, err);
     if (rc < 0)
         return rc;
     *loan = (podipc_loan){.data = pdi_chunk_data(tx, chunk), .size = t->nbytes, .id = chunk};
@@ -380,8 +387,11 @@ static int send_attempt(void *arg)
     podipc_sending *s = a->s;
     pthread_mutex_lock(&tx->ep.lock);
     int rc = check(tx, a->err);
+    if (rc == 0 && s->loan &&
+        pdi_descriptor_room(s->tensor) - 1 >= pdi_pool_room(&tx->pool, (uint32_t)s->loan->id))
+        rc = pdi_fail(a->err, PODIPC_ETENSOR, "", "this tensor does not fit the loan it lies in");
     if (rc == 0 && s->stage == STAGE_TAKE && s->data) {
-        rc = take(tx, s->tensor, &s->own, a->err);
+        rc = take(tx, s->tensor, a->until, &s->own, a->err);
         if (rc == 0) {
             s->stage = STAGE_PUBLISH;
             copy(tx, s);
@@ -401,7 +411,7 @@ static int send_op(podipc_sender *base, podipc_sending *s, int64_t until, uint32
     struct pdi_shm_sender *tx = (struct pdi_shm_sender *)base;
     if (pdi_endpoint_forked(&tx->ep))
         return pdi_endpoint_forked_error(err);
-    struct attempt a = {.tx = tx, .s = s, .reached = reached, .err = err};
+    struct attempt a = {.tx = tx, .s = s, .until = until, .reached = reached, .err = err};
     return pdi_endpoint_wait(&tx->ep, send_attempt, &a, until);
 }
 
@@ -418,7 +428,7 @@ static int loan_attempt(void *arg)
     struct attempt *a = arg;
     pthread_mutex_lock(&a->tx->ep.lock);
     int rc = a->tx->ep.closed ? pdi_endpoint_closed_error(a->err)
-                              : take(a->tx, a->tensor, a->loan, a->err);
+                              : take(a->tx, a->tensor, a->until, a->loan, a->err);
     pthread_mutex_unlock(&a->tx->ep.lock);
     return rc;
 }
@@ -429,7 +439,7 @@ static int loan_get(podipc_sender *base, const podipc_tensor *tensor, int64_t un
     struct pdi_shm_sender *tx = (struct pdi_shm_sender *)base;
     if (pdi_endpoint_forked(&tx->ep))
         return pdi_endpoint_forked_error(err);
-    struct attempt a = {.tx = tx, .tensor = tensor, .loan = out, .err = err};
+    struct attempt a = {.tx = tx, .tensor = tensor, .loan = out, .until = until, .err = err};
     return pdi_endpoint_wait(&tx->ep, loan_attempt, &a, until);
 }
 
@@ -445,7 +455,8 @@ static void loan_let_go(podipc_sender *base, podipc_loan *loan)
 
 /* ---- what the control thread tells us; lock held ---- */
 
-static void add_orphan(struct pdi_shm_sender *tx, const struct pdi_descriptor *d, uint32_t chunk)
+static void add_orphan(struct pdi_shm_sender *tx, const struct pdi_descriptor *d, uint32_t chunk,
+                       uint64_t number)
 {
     if (tx->orphan_count == tx->orphan_cap) {
         uint32_t cap = tx->orphan_cap ? tx->orphan_cap * 2 : PDI_RING_SLOTS;
@@ -458,9 +469,14 @@ static void add_orphan(struct pdi_shm_sender *tx, const struct pdi_descriptor *d
         tx->orphans = more;
         tx->orphan_cap = cap;
     }
-    struct pdi_orphan *o = &tx->orphans[tx->orphan_count++];
+    /* In the order in which they were sent, whoever had them before. */
+    uint32_t at = tx->orphan_count++;
+    for (; at > 0 && tx->orphans[at - 1].number > number; at--)
+        tx->orphans[at] = tx->orphans[at - 1];
+    struct pdi_orphan *o = &tx->orphans[at];
     memcpy((char *)&o->descriptor, (const char *)d, sizeof *d);
     o->chunk = chunk;
+    o->number = number;
 }
 
 /* A receiver takes no more: what it had not taken goes to the others. */
@@ -470,11 +486,12 @@ static void take_back(struct pdi_shm_sender *tx, struct pdi_tx_link *link)
     (void)pdi_ring_refresh(&link->ring);
     for (uint64_t p = link->ring.taken; p != link->ring.tail; p++) {
         const struct pdi_descriptor *d = pdi_ring_at(&link->ring, p);
+        uint64_t number = link->tickets[d->ticket].number;
         uint32_t chunk = ticket_end(link, d->ticket);
         if (tx->ep.flags & PDI_BROADCAST)
             pdi_pool_unref(&tx->pool, chunk);
         else
-            add_orphan(tx, d, chunk);
+            add_orphan(tx, d, chunk, number);
     }
     link->ring.taken = link->ring.tail;
     if (link->pending != PDI_NONE) {
@@ -511,9 +528,9 @@ static bool packet(struct pdi_endpoint *ep, struct pdi_link *l, const struct pdi
     (void)fd;
     if (p->kind != PDI_NUDGE)
         return false;
-    struct pdi_tx_link *link = pdi_tx(l);
-    if (has_room(link))
-        push_pending(sender_of(ep), link);
+    struct pdi_shm_sender *tx = sender_of(ep);
+    if (has_room(tx, pdi_tx(l)))
+        push_pending(tx, pdi_tx(l));
     return true;
 }
 
@@ -604,7 +621,7 @@ static uint64_t close_op(podipc_sender *base)
             push_pending(tx, pdi_tx(link));
         /* Also to a receiver whose answer we have not read: for it we have joined. */
         if (!forked)
-            (void)pdi_link_packet(link, PDI_BYE, 0, 0, -1);
+            pdi_link_bye(link);
         if (link->state == PDI_GREETING) {
             pdi_link_remove(&tx->ep, link);
             drop(link);

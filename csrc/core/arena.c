@@ -178,6 +178,19 @@ void pdi_pool_committed(struct pdi_pool *pool, uint32_t chunk, uint64_t more)
     pool->committed += more;
 }
 
+void pdi_pool_uncommit(struct pdi_pool *pool, uint32_t chunk, uint64_t less)
+{
+    struct pdi_chunk *c = &pool->chunks[chunk];
+    c->committed -= less;
+    pool->arenas[c->arena].committed -= less;
+    pool->committed -= less;
+}
+
+uint64_t pdi_pool_room(const struct pdi_pool *pool, uint32_t chunk)
+{
+    return class_size(pool->chunks[chunk].size_class);
+}
+
 void pdi_pool_unref(struct pdi_pool *pool, uint32_t chunk)
 {
     struct pdi_chunk *c = &pool->chunks[chunk];

@@ -92,11 +92,14 @@ uint32_t pdi_pool_add(struct pdi_pool *pool, uint64_t n, uint64_t size, bool com
 uint64_t pdi_pool_uncommitted(const struct pdi_pool *pool, uint32_t chunk, uint64_t n,
                               uint64_t page, uint64_t *offset);
 void pdi_pool_committed(struct pdi_pool *pool, uint32_t chunk, uint64_t more);
+void pdi_pool_uncommit(struct pdi_pool *pool, uint32_t chunk, uint64_t less);
 
 static inline void pdi_pool_ref(struct pdi_pool *pool, uint32_t chunk)
 {
     pool->chunks[chunk].refs++;
 }
+/* Bytes that fit the chunk. */
+uint64_t pdi_pool_room(const struct pdi_pool *pool, uint32_t chunk);
 /* Drops one reference; the last one frees the chunk. */
 void pdi_pool_unref(struct pdi_pool *pool, uint32_t chunk);
 

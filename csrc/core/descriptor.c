@@ -17,8 +17,11 @@ static uint64_t after_data(uint64_t nbytes)
 uint64_t pdi_descriptor_room(const podipc_tensor *t)
 {
     if (t->nbytes > (uint64_t)INT64_MAX || t->ndim > PODIPC_MAX_DIMS || t->type_len > UINT16_MAX ||
-        t->type_len > PODIPC_MAX_TYPE)
+        (t->flags & ~(uint32_t)PODIPC_FORTRAN) != 0)
         return 0;
+    for (uint32_t i = 0; i < t->ndim; i++)
+        if (t->shape[i] < 0)
+            return 0;
     uint64_t room = overflow(t->ndim, t->type_len);
     room = room ? after_data(t->nbytes) + room : t->nbytes;
     return room ? room : 1;

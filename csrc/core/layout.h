@@ -61,11 +61,11 @@ _Static_assert(sizeof(struct pdi_ring) == 128 + PDI_RING_SLOTS * 128, "no hidden
 struct pdi_returns {
     _Alignas(PDI_CACHE_LINE) pdi_word64 taken;    /* descriptors copied out of the ring */
     _Alignas(PDI_CACHE_LINE) pdi_word64 returned; /* entries written below */
-    _Alignas(PDI_CACHE_LINE) uint64_t entries[PDI_RETURN_SLOTS]; /* generation << 32 | ticket */
+    _Alignas(PDI_CACHE_LINE) pdi_word64 entries[PDI_RETURN_SLOTS]; /* generation << 32 | ticket */
 };
 _Static_assert(sizeof(struct pdi_returns) == 128 + PDI_RETURN_SLOTS * 8, "no hidden padding");
 
-/* Written by its owner alone: nonzero while it sleeps or is about to. */
+/* Written by its owner alone: how many of its threads sleep or are about to. */
 struct pdi_door {
     _Alignas(PDI_CACHE_LINE) pdi_word32 asleep;
 };
@@ -90,6 +90,7 @@ enum pdi_packet_kind {
     PDI_GONE = 4,   /* sender: forget arena `arena` */
     PDI_BYE = 5,    /* both ways: closed in order */
     PDI_NUDGE = 6,  /* receiver: I have room for what is pending (latest) */
+    PDI_HERE = 7,   /* sender: I have your HELLO; before anything else */
 };
 
 enum pdi_role {

@@ -37,7 +37,7 @@ int pdi_ring_next_return(struct pdi_ring_tx *tx, uint64_t *entry)
         return 0;
     if (returned - tx->returned > PDI_RETURN_SLOTS)
         return -1;
-    *entry = tx->returns->entries[tx->returned % PDI_RETURN_SLOTS];
+    *entry = pdi_peek64(&tx->returns->entries[tx->returned % PDI_RETURN_SLOTS]);
     tx->returned++;
     return 1;
 }
@@ -62,7 +62,8 @@ void pdi_ring_take(struct pdi_ring_rx *rx)
 
 void pdi_ring_return(struct pdi_ring_rx *rx, uint32_t ticket, uint32_t generation)
 {
-    rx->returns->entries[rx->returned % PDI_RETURN_SLOTS] = (uint64_t)generation << 32 | ticket;
+    pdi_poke64(&rx->returns->entries[rx->returned % PDI_RETURN_SLOTS],
+               (uint64_t)generation << 32 | ticket);
     rx->returned++;
     /* Release: every read of the tensor, and the entry, are before this. */
     pdi_publish64(&rx->returns->returned, rx->returned);

@@ -10,6 +10,11 @@
 
 _Static_assert(sizeof(sem_t) <= PDI_CACHE_LINE, "a sem_t fits its line");
 
+/* Threads that a ring of the semaphore wakes at most; the count of sleepers is the
+ * peer's word. */
+#define MANY    64u
+#define LONG_NS INT64_C(3600000000000)
+
 static sem_t *semaphore_of(struct pdi_bell *bell)
 {
     return (sem_t *)(void *)bell->semaphore;
@@ -32,6 +37,8 @@ static int semaphore_sleep(struct pdi_bell *bell, int64_t until)
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);
     int64_t left = until - pdi_now();
+    if (left > LONG_NS)
+        left = LONG_NS;
     struct timespec at =
         pdi_timespec((int64_t)now.tv_sec * 1000000000 + now.tv_nsec + (left > 0 ? left : 0));
     int rc = sem_timedwait(semaphore_of(bell), &at);
@@ -51,14 +58,15 @@ int pdi_bell_sleep(struct pdi_bell *bell, bool semaphore, uint32_t seen, int64_t
     return rc < 0 && errno == EINTR ? -EINTR : 0;
 }
 
-void pdi_bell_ring(struct pdi_bell *bell, bool semaphore)
+void pdi_bell_ring(struct pdi_bell *bell, bool semaphore, uint32_t sleepers)
 {
     pdi_bump32(&bell->rings);
     if (semaphore) {
-        /* One post is enough: a value above zero means the owner wakes anyway. */
         int value;
-        if (sem_getvalue(semaphore_of(bell), &value) == 0 && value <= 0)
-            (void)sem_post(semaphore_of(bell));
+        for (uint32_t i = 0; i < sleepers && i < MANY; i++)
+            if (sem_getvalue(semaphore_of(bell), &value) < 0 || value >= (int)MANY ||
+                (uint32_t)value >= sleepers || sem_post(semaphore_of(bell)) < 0)
+                return;
         return;
     }
     (void)syscall(SYS_futex, &bell->rings, FUTEX_WAKE, INT32_MAX, NULL, NULL, 0);

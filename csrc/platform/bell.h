@@ -26,15 +26,16 @@ int pdi_bell_init(struct pdi_bell *bell, bool semaphore);
 /* Sleeps while bell->rings is `seen`, at most until `until`; may return early.
  * -EINTR after a signal, else 0. */
 int pdi_bell_sleep(struct pdi_bell *bell, bool semaphore, uint32_t seen, int64_t until);
-/* Wakes whoever sleeps. Any thread, any process. */
-void pdi_bell_ring(struct pdi_bell *bell, bool semaphore);
+/* Wakes whoever sleeps, `sleepers` threads at most. Any thread, any process. */
+void pdi_bell_ring(struct pdi_bell *bell, bool semaphore, uint32_t sleepers);
 
 /* Rings if the owner of the door is asleep. Call after publishing. */
 static inline void pdi_bell_call(const struct pdi_door *door, struct pdi_bell *bell, bool semaphore)
 {
     pdi_store_load_fence();
-    if (pdi_peek32(&door->asleep))
-        pdi_bell_ring(bell, semaphore);
+    uint32_t asleep = pdi_peek32(&door->asleep);
+    if (asleep)
+        pdi_bell_ring(bell, semaphore, asleep);
 }
 
 enum pdi_libc pdi_libc(void);

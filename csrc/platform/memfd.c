@@ -52,17 +52,22 @@ err:
     return rc;
 }
 
+int pdi_memfd_limit(uint64_t need, uint64_t available, podipc_error *err)
+{
+    return pdi_fail_need(err, PODIPC_EMEMLIMIT, "", need, available,
+                         "%llu bytes of memory are needed, but only %llu are left under this "
+                         "container's memory limit: raise resources.limits.memory, or pass a "
+                         "smaller max_bytes and let receivers free tensors earlier",
+                         (unsigned long long)need, (unsigned long long)available);
+}
+
 int pdi_memfd_commit(struct pdi_memfd *m, uint64_t offset, uint64_t size, podipc_error *err)
 {
     /* Past the memory limit of a container the kernel answers fallocate() with
      * SIGKILL, not with an error: look before. */
     uint64_t available = pdi_memory_available();
     if (size > available)
-        return pdi_fail_need(err, PODIPC_EMEMLIMIT, "", size, available,
-                             "%llu bytes of memory are needed, but only %llu are left under this "
-                             "container's memory limit: raise resources.limits.memory, or pass a "
-                             "smaller max_bytes and let receivers free tensors earlier",
-                             (unsigned long long)size, (unsigned long long)available);
+        return pdi_memfd_limit(size, available, err);
     int rc;
     do
         rc = fallocate(m->fd, 0, (off_t)offset, (off_t)size);

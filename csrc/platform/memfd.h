@@ -27,6 +27,8 @@ int pdi_memfd_create(const char *name, size_t size, bool commit, bool shared, st
                      podipc_error *err);
 /* Allocates the memory of a range, so that touching it cannot fail later. */
 int pdi_memfd_commit(struct pdi_memfd *m, uint64_t offset, uint64_t size, podipc_error *err);
+/* What to say when `need` bytes are more than the limit leaves. */
+int pdi_memfd_limit(uint64_t need, uint64_t available, podipc_error *err);
 /* Maps a descriptor that a peer sent: checks that it is a memfd of at least
  * `size` bytes that nobody can shrink (and, unless `writable`, nobody else than
  * its owner can write). Takes `fd` over in any case. 0, PODIPC_ECORRUPT or -errno. */

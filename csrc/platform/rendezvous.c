@@ -10,6 +10,7 @@
 #include <sys/inotify.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
@@ -43,14 +44,36 @@ static int make_directory(const char *path, mode_t mode)
         return -errno;
     int rc = 0;
     if (chmod(fresh, mode) < 0 ||
-        renameat2(AT_FDCWD, fresh, AT_FDCWD, path, RENAME_NOREPLACE) < 0) {
+        syscall(SYS_renameat2, AT_FDCWD, fresh, AT_FDCWD, path, RENAME_NOREPLACE) < 0) {
         rc = -errno;
         (void)rmdir(fresh);
         /* Not every file system of a volume can do it. */
-        if (rc == -EINVAL)
+        if (rc == -EINVAL || rc == -ENOSYS)
             rc = mkdir(path, mode) < 0 ? -errno : chmod(path, mode) < 0 ? -errno : 0;
     }
     return rc == -EEXIST ? 0 : rc;
+}
+
+static int make_parent(const char *path)
+{
+    return make_directory(path, 0777);
+}
+
+static int remove_parent(const char *path)
+{
+    return rmdir(path) < 0 ? -errno : 0;
+}
+
+/* Calls f with the directory above. */
+static int with_parent(const char *path, int (*f)(const char *))
+{
+    char above[4200];
+    const char *slash = strrchr(path, '/');
+    if (!slash || slash == path || (size_t)(slash - path) >= sizeof above)
+        return -ENOENT;
+    memcpy(above, path, (size_t)(slash - path));
+    above[slash - path] = '\0';
+    return f(above);
 }
 
 static int refused(const char *path, int code, const char *call, podipc_error *err)
@@ -88,31 +111,23 @@ static int open_directory(const char *path, int *dir)
     return 0;
 }
 
-int pdi_place_open(const char *path, uint32_t mode, int *dir, podipc_error *err)
+int pdi_place_open(const char *path, uint32_t mode, bool named, int *dir, podipc_error *err)
 {
     int rc = open_directory(path, dir);
     for (int tries = 0; rc == -ENOENT && tries < 16; tries++) {
         rc = make_directory(path, directory_mode(mode));
-        if (rc == -ENOENT) {
-            char *above = strdup(path);
-            if (!above)
-                return pdi_fail(err, -ENOMEM, "malloc", "could not copy a path");
-            char *slash = strrchr(above, '/');
-            if (slash && slash != above) {
-                *slash = '\0';
-                rc = make_directory(above, 0777);
-                if (rc < 0) {
-                    rc = refused(above, rc, "mkdir", err);
-                    free(above);
-                    return rc;
-                }
-            }
-            free(above);
-            rc = make_directory(path, directory_mode(mode));
+        if (rc == -ENOENT && named) {
+            rc = with_parent(path, make_parent);
+            if (rc == 0)
+                rc = make_directory(path, directory_mode(mode));
         }
-        /* -ENOENT: another endpoint, leaving, removed what we have just found. */
-        if (rc < 0 && rc != -ENOENT)
+        /* -ENOENT of a named channel: another endpoint, leaving, has just removed
+         * what we have found. */
+        if (rc < 0 && (rc != -ENOENT || !named)) {
+            if (named)
+                (void)with_parent(path, remove_parent);
             return refused(path, rc, "mkdir", err);
+        }
         rc = open_directory(path, dir);
     }
     return rc < 0 ? refused(path, rc, "open", err) : 0;
@@ -155,21 +170,18 @@ err:
     rc = -errno;
     (void)unlinkat(dir, hidden, 0);
     pdi_close(sock);
-    return pdi_fail(err, rc, call, "could not make the channel's socket %s", name);
+    return pdi_fail(err, rc, call,
+                    "could not make the socket %s in the channel's directory: it needs one inode "
+                    "and one descriptor; free some in the file system, or raise its size in the "
+                    "Pod's manifest",
+                    name);
 }
 
-void pdi_place_leave(const char *path, int dir, const char *name)
+void pdi_place_leave(const char *path, int dir, const char *name, bool named)
 {
     (void)unlinkat(dir, name, 0);
-    if (rmdir(path) < 0)
-        return;
-    char *above = strdup(path);
-    char *slash = above ? strrchr(above, '/') : NULL;
-    if (slash && slash != above) {
-        *slash = '\0';
-        (void)rmdir(above);
-    }
-    free(above);
+    if (rmdir(path) == 0 && named)
+        (void)with_parent(path, remove_parent);
 }
 
 int pdi_place_connect(int dir, const char *name, int *sock)
@@ -304,10 +316,12 @@ ssize_t pdi_packet_recv(int sock, void *data, size_t cap, int fds[PDI_PACKET_FDS
                 (void)close(fd);
         }
     }
-    if (msg.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) {
+    /* A packet without bytes counts as a hang-up: nobody sends one in good faith. */
+    if (got == 0 || (msg.msg_flags & (MSG_TRUNC | MSG_CTRUNC))) {
+        bool no_files = *n < PDI_PACKET_FDS && (msg.msg_flags & MSG_CTRUNC);
         while (*n > 0)
             (void)close(fds[--*n]);
-        return -EPROTO;
+        return got == 0 ? 0 : no_files ? -EMFILE : -EPROTO;
     }
     return got;
 }

@@ -24,14 +24,15 @@ enum {
     PDI_PACKET_FDS = 4, /* descriptors a packet may carry */
 };
 
-/* Opens the channel's directory; makes it, and the one above it, if need be, with
- * the permissions that `mode` implies whatever the umask is. *dir is the caller's. */
-int pdi_place_open(const char *path, uint32_t mode, int *dir, podipc_error *err);
+/* Opens the channel's directory; makes it, and if `named` the one above it, if need
+ * be, with the permissions that `mode` implies whatever the umask is. *dir is the
+ * caller's. */
+int pdi_place_open(const char *path, uint32_t mode, bool named, int *dir, podipc_error *err);
 /* Makes a listening socket with permissions `mode` appear as `name`. -ENOENT: the
  * directory has just been removed; open it again. */
 int pdi_place_listen(int dir, const char *name, uint32_t mode, int *sock, podipc_error *err);
-/* Removes `name`, then the directory and the one above it if they are empty. */
-void pdi_place_leave(const char *path, int dir, const char *name);
+/* Removes `name`, then the directory, and if `named` the one above it, if empty. */
+void pdi_place_leave(const char *path, int dir, const char *name, bool named);
 /* Connects to `name`. -ECONNREFUSED: its owner is dead. -ENOENT: not there. */
 int pdi_place_connect(int dir, const char *name, int *sock);
 /* Removes the socket `name` if its owner is dead. One that is still hidden may be

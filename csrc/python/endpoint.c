@@ -29,21 +29,22 @@ static int index_of(pd_state *st, const char *what, const char *word, const char
 int pd_options(pd_state *st, PyObject *args, PyObject *kwargs, bool receiver,
                podipc_options *options, PyObject **address)
 {
-    static const char *const sender_names[] = {"address", "method",    "path",      "port", "wait",
-                                               "mode",    "max_bytes", "broadcast", NULL};
-    static const char *const receiver_names[] = {"address", "method", "path",      "port",
-                                                 "wait",    "mode",   "max_bytes", "broadcast",
-                                                 "latest",  NULL};
+    static const char *const sender_names[] = {"address",   "method", "path", "port",
+                                               "wait",      "named",  "mode", "max_bytes",
+                                               "broadcast", NULL};
+    static const char *const receiver_names[] = {"address",   "method", "path", "port",
+                                                 "wait",      "named",  "mode", "max_bytes",
+                                                 "broadcast", "latest", NULL};
     const char *method, *wait = "adaptive";
     unsigned int port = 0, mode = 0600;
     unsigned long long max_bytes = 0;
-    int broadcast = 0, latest = 0;
+    int named = 0, broadcast = 0, latest = 0;
     memset(options, 0, sizeof *options);
     *address = NULL;
     if (!PyArg_ParseTupleAndKeywords(
-            args, kwargs, receiver ? "Uss|$IsIKpp:Receiver" : "Uss|$IsIKp:Sender",
+            args, kwargs, receiver ? "Uss|$IspIKpp:Receiver" : "Uss|$IspIKp:Sender",
             (char **)(uintptr_t)(receiver ? receiver_names : sender_names), address, &method,
-            &options->path, &port, &wait, &mode, &max_bytes, &broadcast, &latest))
+            &options->path, &port, &wait, &named, &mode, &max_bytes, &broadcast, &latest))
         return -1;
     int m = index_of(st, "method", method, methods, sizeof methods / sizeof *methods);
     int w = m < 0 ? -1 : index_of(st, "wait option", wait, waits, sizeof waits / sizeof *waits);
@@ -63,6 +64,7 @@ int pd_options(pd_state *st, PyObject *args, PyObject *kwargs, bool receiver,
     options->method = (podipc_method)m;
     options->wait = (podipc_wait)w;
     options->port = (uint16_t)port;
+    options->named = named != 0;
     options->mode = mode;
     options->max_bytes = max_bytes;
     options->broadcast = broadcast != 0;

@@ -40,7 +40,7 @@ static uint32_t take(uint64_t n)
             continue;
         }
         MUST(rc == -ENOSPC);
-        uint64_t size = (pdi_pool_arena_size(&pool, n) + PAGE - 1) / PAGE * PAGE;
+        uint64_t size = (pdi_pool_arena_size(&pool, n, UINT64_MAX) + PAGE - 1) / PAGE * PAGE;
         uint32_t slot = pdi_pool_next_slot(&pool);
         MUST(slot != PDI_NONE);
         MUST(pdi_pool_add(&pool, n, size, n <= PDI_SMALL_CHUNK) == slot);
@@ -86,7 +86,7 @@ static void test_size_classes(void)
                              (UINT64_C(1) << 62) + 1, UINT64_C(1) << 47};
     for (size_t i = 0; i < sizeof huge / sizeof *huge; i++) {
         start();
-        CHECK(pdi_pool_arena_size(&pool, huge[i]) >= huge[i]);
+        CHECK(pdi_pool_arena_size(&pool, huge[i], UINT64_MAX) >= huge[i]);
         uint32_t chunk = take(huge[i]);
         CHECK(pool.arenas[pool.chunks[chunk].arena].chunks == 1);
     }
