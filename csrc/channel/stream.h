@@ -135,6 +135,7 @@ struct pdi_conn {
     bool queued;  /* there may be something to read */
     bool blocked; /* waits for memory */
     bool drained; /* all there was has been read; wait for news */
+    bool hung_up; /* there is an end to be read, of which no news will come */
     bool bulk;    /* the last tensor was large: do not read beyond a head */
     bool over;    /* to be dropped; how it ended was returned */
 

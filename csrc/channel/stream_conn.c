@@ -69,8 +69,9 @@ static ssize_t receive(struct pdi_conn *c, struct iovec *iov, int n)
         return -EAGAIN;
     ssize_t got = pdi_read(c->fd, iov, n);
     size_t wanted = iov[0].iov_len + (n > 1 ? iov[1].iov_len : 0);
-    /* A stream that gave less than asked for has no more; epoll tells of news. */
-    c->drained = got == -EAGAIN || (got > 0 && (size_t)got < wanted);
+    /* A stream that gave less than asked for has no more; epoll tells of news. But
+     * of an end that was there before it was asked, it has told already. */
+    c->drained = got == -EAGAIN || (got > 0 && (size_t)got < wanted && !c->hung_up);
     return got;
 }
 

@@ -193,15 +193,17 @@ static int leave(struct stream_rx *rx, struct pdi_conn *c, int rc, podipc_error 
 
 /* ---- receiving ---- */
 
-static void note_events(struct stream_rx *rx, const uint64_t *tags, int n)
+static void note_events(struct stream_rx *rx, const struct pdi_event *events, int n)
 {
     for (int i = 0; i < n; i++) {
-        uint32_t slot = (uint32_t)tags[i];
-        if (tags[i] == ALARM_TAG) {
+        uint64_t tag = events[i].tag;
+        uint32_t slot = (uint32_t)tag;
+        if (tag == ALARM_TAG) {
             if (!rx->closed)
                 pdi_alarm_clear(rx->alarm);
-        } else if (slot < rx->conn_cap && rx->conns[slot] && rx->conns[slot]->tag == tags[i]) {
+        } else if (slot < rx->conn_cap && rx->conns[slot] && rx->conns[slot]->tag == tag) {
             rx->conns[slot]->drained = false;
+            rx->conns[slot]->hung_up |= events[i].hung_up;
             enqueue(rx, rx->conns[slot]);
         }
     }
@@ -209,16 +211,16 @@ static void note_events(struct stream_rx *rx, const uint64_t *tags, int n)
 
 static void wait_news(struct stream_rx *rx, int64_t until)
 {
-    uint64_t tags[EVENTS];
+    struct pdi_event events[EVENTS];
     int epoll = rx->epoll;
     rx->waiting++;
     if (until)
         pthread_mutex_unlock(&rx->lock);
-    int n = pdi_epoll_wait(epoll, tags, EVENTS, until);
+    int n = pdi_epoll_wait(epoll, events, EVENTS, until);
     if (until)
         pthread_mutex_lock(&rx->lock);
     rx->waiting--;
-    note_events(rx, tags, n);
+    note_events(rx, events, n);
     rx->since_news = 0;
 }
 
@@ -358,8 +360,8 @@ static int rx_recv(podipc_receiver *base, int64_t until, podipc_message *out, po
                         rx->at.name);
     pthread_mutex_lock(&rx->lock);
     int rc = recv_locked(rx, until, out, err);
-    /* There may be more for the others who wait; their epoll has told us alone. */
-    if (rx->waiting > 0 && rx->first && !rx->closed)
+    /* There may be more for the others who wait, or the same end; epoll has told us alone. */
+    if (rx->waiting > 0 && (rx->first || rc == PODIPC_ECLOSED) && !rx->closed)
         pdi_alarm(rx->alarm);
     if (rx->closed && rx->waiting == 0) {
         pdi_close(&rx->epoll);

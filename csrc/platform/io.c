@@ -127,11 +127,14 @@ int pdi_epoll_add(int epoll, int fd, uint64_t tag, bool edge)
     return epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event) < 0 ? -errno : 0;
 }
 
-int pdi_epoll_wait(int epoll, uint64_t *tags, int cap, int64_t until)
+int pdi_epoll_wait(int epoll, struct pdi_event *events, int cap, int64_t until)
 {
-    struct epoll_event events[64];
-    int n = epoll_wait(epoll, events, cap < 64 ? cap : 64, pdi_poll_ms(until));
+    struct epoll_event raw[64];
+    int n = epoll_wait(epoll, raw, cap < 64 ? cap : 64, pdi_poll_ms(until));
     for (int i = 0; i < n; i++)
-        tags[i] = events[i].data.u64;
+        events[i] = (struct pdi_event){
+            .tag = raw[i].data.u64,
+            .hung_up = (raw[i].events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0,
+        };
     return n < 0 ? 0 : n;
 }

@@ -37,9 +37,13 @@ uint64_t pdi_wait_any(const int *fds, int n, int64_t until);
 /* Edge-triggered epoll: reports a descriptor once for each time something new is
  * to be read or it hangs up. The alarm, added with `edge` false, is reported as
  * long as it is raised. */
+struct pdi_event {
+    uint64_t tag;
+    bool hung_up; /* what is left can be read, and then the end */
+};
 int pdi_epoll_open(int *fd);
 int pdi_epoll_add(int epoll, int fd, uint64_t tag, bool edge);
-/* Fills in tags of what happened; how many, 0 at the timeout or after a signal. */
-int pdi_epoll_wait(int epoll, uint64_t *tags, int cap, int64_t until);
+/* Fills in what happened; how many, 0 at the timeout or after a signal. */
+int pdi_epoll_wait(int epoll, struct pdi_event *events, int cap, int64_t until);
 
 #endif
