@@ -54,7 +54,7 @@ def opening() -> None:
 
 def blocks() -> None:
     with podipc.Segment.create(4096, "frames", mode=0o660) as segment:
-        a: npt.NDArray[np.uint8] = np.frombuffer(segment, np.uint8)
+        a: npt.NDArray[np.uint8] = np.frombuffer(memoryview(segment), np.uint8)
         view: memoryview = memoryview(segment)
         name: str | None = segment.name
         print(a, view, name, len(segment), segment.fileno())
