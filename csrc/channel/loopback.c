@@ -13,7 +13,6 @@
 #include "../platform/random.h"
 #include "../platform/rendezvous.h"
 #include "../platform/socket.h"
-#include "../platform/tcp.h"
 
 #define WHERE "this loopback connection"
 
@@ -23,7 +22,7 @@ struct incoming {
     enum stage stage;
     uint64_t got; /* bytes of this stage */
     uint64_t sequence;
-    bool goodbye; /* the other end closed in order */
+    pdi_word32 goodbye; /* the other end closed in order; also looked at by the sender */
     bool broken;
     union {
         struct pdi_greeting greeting;
@@ -76,8 +75,7 @@ static int check(struct pdi_loopback *l, podipc_error *err)
 
 static int pay_debts(struct pdi_loopback *l, int64_t until, podipc_error *err);
 
-/* Takes `fd` over, also on failure. */
-static int loopback_new(int fd, struct pdi_loopback **out, podipc_error *err)
+int pdi_loopback_new(int fd, struct pdi_loopback **out, podipc_error *err)
 {
     struct pdi_loopback *l = calloc(1, sizeof *l);
     int rc = l ? 0 : -ENOMEM;
@@ -124,102 +122,6 @@ void pdi_loopback_free(struct pdi_loopback *l)
     free(l);
 }
 
-/* ---- listening and connecting ---- */
-
-int pdi_listener_open(struct pdi_listener *l, const char *host, uint16_t port, podipc_error *err)
-{
-    l->fd = -1;
-    int rc = pdi_tcp_check(host, port ? port : 1, err);
-    if (rc == 0)
-        rc = pdi_tcp_listen(host, port, &l->fd, err);
-    if (rc < 0)
-        return rc;
-    rc = pdi_tcp_port(l->fd, &l->port);
-    if (rc == 0)
-        rc = pdi_fork_watch(&l->fork, close_in_child, &l->fd, NULL);
-    if (rc == 0)
-        return 0;
-    pdi_close(&l->fd);
-    return pdi_fail(err, rc, "getsockname", "cannot listen");
-}
-
-int pdi_listener_accept(struct pdi_listener *l, int64_t until, struct pdi_loopback **out,
-                        podipc_error *err)
-{
-    int fd;
-    if (pdi_forked(&l->fork))
-        return pdi_fail(err, PODIPC_EFORKED, "",
-                        "this listener belongs to the parent of this process: listen anew after "
-                        "fork()");
-    int rc = pdi_socket_accept(l->fd, &fd);
-    if (rc == -EAGAIN && until != 0) {
-        pdi_wait_one(l->fd, false, until);
-        rc = pdi_socket_accept(l->fd, &fd);
-    }
-    if (rc == -EAGAIN)
-        return rc;
-    if (rc < 0)
-        return pdi_fail(err, rc, "accept4", "cannot accept a connection on port %u",
-                        (unsigned)l->port);
-    return loopback_new(fd, out, err);
-}
-
-void pdi_listener_close(struct pdi_listener *l)
-{
-    pdi_fork_forget(&l->fork);
-    pdi_close(&l->fd);
-}
-
-void pdi_loopback_connect_cancel(struct pdi_connecting *c)
-{
-    pdi_close(&c->fd);
-}
-
-/* 0: connected; -EAGAIN, with c->refused if it makes sense to begin anew; or -errno. */
-static int connect_once(struct pdi_connecting *c, int64_t until)
-{
-    int rc = c->fd < 0 ? pdi_tcp_connect(c->host, c->port, &c->fd) : -EINPROGRESS;
-    c->refused = false;
-    if (rc == -EINPROGRESS) {
-        if (until != 0)
-            pdi_wait_one(c->fd, true, until);
-        rc = pdi_socket_connected(c->fd);
-        if (rc == -EINPROGRESS)
-            return -EAGAIN;
-    }
-    if (rc == 0 && !pdi_tcp_is_itself(c->fd))
-        return 0;
-    pdi_loopback_connect_cancel(c);
-    c->refused = rc == 0 || rc == -ECONNREFUSED;
-    return c->refused ? -EAGAIN : rc;
-}
-
-int pdi_loopback_connect(struct pdi_connecting *c, int64_t until, struct pdi_loopback **out,
-                         podipc_error *err)
-{
-    enum { PAUSE = 10000000 };
-    int rc = pdi_tcp_check(c->host, c->port, err);
-    if (rc < 0)
-        return rc;
-    for (;;) {
-        rc = connect_once(c, until);
-        if (rc == 0) {
-            rc = loopback_new(c->fd, out, err);
-            c->fd = -1;
-            return rc;
-        }
-        if (rc != -EAGAIN)
-            return pdi_fail(err, rc, "connect", "cannot connect to port %u of %s",
-                            (unsigned)c->port, c->host ? c->host : "127.0.0.1");
-        int64_t now = pdi_now();
-        if (until == 0 || now >= until || !c->refused)
-            return -EAGAIN;
-        pdi_wait_one(-1, false, until - now > PAUSE ? now + PAUSE : until);
-        if (pdi_now() >= until)
-            return -EAGAIN;
-    }
-}
-
 /* ---- sending ---- */
 
 /* Appends [at, size) of a piece whose first `*done` bytes, counted from the beginning of
@@ -237,7 +139,7 @@ static int add_piece(struct iovec *iov, int n, const void *piece, uint64_t size,
 
 static int fail_write(struct pdi_loopback *l, int rc, podipc_error *err)
 {
-    if (l->in.goodbye)
+    if (pdi_peek32(&l->in.goodbye))
         return pdi_fail(err, PODIPC_ECLOSED, "", "the other end has closed " WHERE);
     if (rc == -EPIPE || rc == -ECONNRESET)
         return pdi_fail(err, PODIPC_EPEERDIED, "",
@@ -405,7 +307,7 @@ static int take_head(struct incoming *in, podipc_error *err)
     if (rc < 0)
         return rc;
     if (in->u.head.kind == PDI_FRAME_BYE) {
-        in->goodbye = true;
+        pdi_poke32(&in->goodbye, 1);
         return 0;
     }
     size_t size = pdi_frame_rest(&in->u.head);
@@ -495,7 +397,7 @@ int pdi_loopback_recv(struct pdi_loopback *l, int64_t until, podipc_message *out
         int rc = check(l, err);
         if (rc < 0)
             return rc;
-        if (in->goodbye)
+        if (pdi_peek32(&in->goodbye))
             return pdi_fail(err, PODIPC_ECLOSED, "", "the other end has closed " WHERE);
         if (in->broken)
             return pdi_fail(err, PODIPC_ECORRUPT, "",

@@ -34,6 +34,9 @@ void pdi_listener_close(struct pdi_listener *l);
 
 /* ---- a connection ---- */
 
+/* Of a connected socket, which it takes over, also on failure. Greets. */
+int pdi_loopback_new(int fd, struct pdi_loopback **out, podipc_error *err);
+
 /* One attempt to connect, kept over several calls; set fd to -1 at the start. */
 struct pdi_connecting {
     const char *host;

@@ -2,18 +2,17 @@
 
 #include <errno.h>
 #include <linux/futex.h>
-#include <semaphore.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include "clock.h"
+#include "semaphore.h"
 
 _Static_assert(sizeof(sem_t) <= PDI_CACHE_LINE, "a sem_t fits its line");
 
 /* Threads that a ring of the semaphore wakes at most; the count of sleepers is the
  * peer's word. */
-#define MANY    64u
-#define LONG_NS INT64_C(3600000000000)
+#define MANY 64u
 
 static sem_t *semaphore_of(struct pdi_bell *bell)
 {
@@ -27,29 +26,10 @@ int pdi_bell_init(struct pdi_bell *bell, bool semaphore)
     return 0;
 }
 
-static int semaphore_sleep(struct pdi_bell *bell, int64_t until)
-{
-#if defined(__GLIBC__) && __GLIBC_PREREQ(2, 30)
-    struct timespec at = pdi_timespec(until);
-    int rc = sem_clockwait(semaphore_of(bell), CLOCK_MONOTONIC, &at);
-#else
-    /* Counts wall-clock time; the caller's slices bound what a set clock can do. */
-    struct timespec now;
-    clock_gettime(CLOCK_REALTIME, &now);
-    int64_t left = until - pdi_now();
-    if (left > LONG_NS)
-        left = LONG_NS;
-    struct timespec at =
-        pdi_timespec((int64_t)now.tv_sec * 1000000000 + now.tv_nsec + (left > 0 ? left : 0));
-    int rc = sem_timedwait(semaphore_of(bell), &at);
-#endif
-    return rc < 0 && errno == EINTR ? -EINTR : 0;
-}
-
 int pdi_bell_sleep(struct pdi_bell *bell, bool semaphore, uint32_t seen, int64_t until)
 {
     if (semaphore)
-        return semaphore_sleep(bell, until);
+        return pdi_semaphore_sleep(semaphore_of(bell), until) == -EINTR ? -EINTR : 0;
     /* FUTEX_WAIT_BITSET takes an absolute CLOCK_MONOTONIC time. Plain futex(2):
      * the newer futex_wait(2) is refused by CRI-O's seccomp profile. */
     struct timespec at = pdi_timespec(until);

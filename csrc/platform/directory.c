@@ -17,10 +17,7 @@
 #include "../core/tensor_file.h"
 #include "clock.h"
 #include "random.h"
-
-#ifndef RENAME_NOREPLACE
-#define RENAME_NOREPLACE 1
-#endif
+#include "rename.h"
 
 /* Longest part of a path that an error text shows; the advice must still fit. */
 #define SHOWN   "%.160s"
@@ -154,8 +151,8 @@ static int make_directory(const char *path, uint32_t mode)
     /* Who may read may also search, and who may write must be able to remove. */
     if (rc == 0 && fchmod(fd, mode | (mode & 0444) >> 2) < 0)
         rc = -errno;
-    if (rc == 0 && renameat2(AT_FDCWD, beside, AT_FDCWD, path, RENAME_NOREPLACE) < 0)
-        rc = -errno;
+    if (rc == 0)
+        rc = pdi_rename_new(beside, path);
     if (rc == -EINVAL || rc == -ENOSYS) /* no such flag here: an empty one may be replaced */
         rc = rename(beside, path) < 0 ? -errno : 0;
     if (rc < 0)

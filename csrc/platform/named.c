@@ -9,6 +9,7 @@
 
 #include "../core/error.h"
 #include "random.h"
+#include "rename.h"
 
 #define SHM_DIR "/dev/shm"
 
@@ -190,15 +191,15 @@ int pdi_named_begin(struct pdi_named *n, const char *path, uint32_t mode, podipc
  * for a moment the file has two names, and an opener in that moment is refused. */
 static int publish_temp(struct pdi_named *n)
 {
-    if (renameat2(AT_FDCWD, n->temp, AT_FDCWD, n->path, RENAME_NOREPLACE) < 0) {
-        if (errno != EINVAL && errno != ENOSYS)
-            return -errno;
-        if (link(n->temp, n->path) < 0)
-            return -errno;
-        (void)unlink(n->temp);
+    int rc = pdi_rename_new(n->temp, n->path);
+    if (rc == -EINVAL || rc == -ENOSYS) {
+        rc = link(n->temp, n->path) < 0 ? -errno : 0;
+        if (rc == 0)
+            (void)unlink(n->temp);
     }
-    *n->temp = '\0';
-    return 0;
+    if (rc == 0)
+        *n->temp = '\0';
+    return rc;
 }
 
 int pdi_named_publish(struct pdi_named *n, podipc_error *err)
@@ -214,6 +215,8 @@ int pdi_named_publish(struct pdi_named *n, podipc_error *err)
         /* Without /proc there is this, which older kernels allow to the privileged only. */
         if (rc == -ENOENT && linkat(n->fd, "", AT_FDCWD, n->path, AT_EMPTY_PATH) == 0)
             rc = 0;
+        else if (rc == -ENOENT && errno == EEXIST)
+            rc = -EEXIST;
     }
     return rc < 0 ? fail_create(n->path, rc, "linkat", err) : 0;
 }

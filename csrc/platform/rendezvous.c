@@ -17,12 +17,9 @@
 
 #include "../core/error.h"
 #include "random.h"
+#include "rename.h"
 
 #define IN_THE_MAKING 5 /* seconds */
-
-#ifndef RENAME_NOREPLACE
-#define RENAME_NOREPLACE (1 << 0)
-#endif
 
 /* Permissions of a directory whose files have `mode`: who may read and write may
  * also search. No sticky bit: whoever may join may remove what the dead left. */
@@ -42,10 +39,8 @@ static int make_directory(const char *path, mode_t mode)
         return -ENAMETOOLONG;
     if (mkdir(fresh, 0700) < 0)
         return -errno;
-    int rc = 0;
-    if (chmod(fresh, mode) < 0 ||
-        syscall(SYS_renameat2, AT_FDCWD, fresh, AT_FDCWD, path, RENAME_NOREPLACE) < 0) {
-        rc = -errno;
+    int rc = chmod(fresh, mode) < 0 ? -errno : pdi_rename_new(fresh, path);
+    if (rc < 0) {
         (void)rmdir(fresh);
         /* Not every file system of a volume can do it. */
         if (rc == -EINVAL || rc == -ENOSYS)

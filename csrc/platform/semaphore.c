@@ -15,6 +15,12 @@
 #define PREFIX ""
 #endif
 
+#ifdef __GLIBC__
+#if __GLIBC_PREREQ(2, 30)
+#define HAVE_CLOCKWAIT
+#endif
+#endif
+
 #ifndef SEM_VALUE_MAX
 #define SEM_VALUE_MAX INT_MAX
 #endif
@@ -110,44 +116,43 @@ void pdi_semaphore_close(struct pdi_semaphore *s)
     s->sem = NULL;
 }
 
-/* Sleeps until there may be one, `until`, or a signal. 0 if it took one, else errno. */
-static int sleep_on(sem_t *sem, int64_t until)
+int pdi_semaphore_sleep(sem_t *sem, int64_t until)
 {
-#if defined(__GLIBC__) && __GLIBC_PREREQ(2, 30)
+#ifdef HAVE_CLOCKWAIT
     struct timespec at = pdi_timespec(until);
-    return sem_clockwait(sem, CLOCK_MONOTONIC, &at) == 0 ? 0 : errno;
+    return sem_clockwait(sem, CLOCK_MONOTONIC, &at) == 0 ? 0 : -errno;
 #else
-    /* sem_timedwait() goes by the wall clock: short slices keep what a change of the
-     * time of day can do to a wait within a slice. */
+    /* sem_timedwait() goes by the time of day: short slices bound what setting it can do
+     * to a wait. */
     enum { SLICE = 50000000 };
-    int64_t left = until - pdi_now();
-    struct timespec now;
-    clock_gettime(CLOCK_REALTIME, &now);
-    int64_t wall = (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
-    struct timespec at = pdi_timespec(wall + (left < SLICE ? left : SLICE));
-    return sem_timedwait(sem, &at) == 0 ? 0 : errno;
+    for (;;) {
+        struct timespec now;
+        clock_gettime(CLOCK_REALTIME, &now);
+        int64_t left = until - pdi_now();
+        int64_t slice = left < 0 ? 0 : left < SLICE ? left : SLICE;
+        struct timespec at = pdi_timespec((int64_t)now.tv_sec * 1000000000 + now.tv_nsec + slice);
+        if (sem_timedwait(sem, &at) == 0)
+            return 0;
+        if (errno != ETIMEDOUT || left <= SLICE)
+            return -errno;
+    }
 #endif
 }
 
 int pdi_semaphore_wait(sem_t *sem, int64_t until)
 {
-    for (;;) {
-        if (sem_trywait(sem) == 0)
-            return 0;
+    while (sem_trywait(sem) < 0) {
         if (errno == EINTR)
             continue;
         if (errno != EAGAIN)
             return -errno;
         if (until == 0 || pdi_now() >= until)
             return -EAGAIN;
-        int error = sleep_on(sem, until);
-        if (error == 0)
-            return 0;
-        if (error == EINTR)
-            return -EAGAIN;
-        if (error != ETIMEDOUT)
-            return -error;
+        int rc = pdi_semaphore_sleep(sem, until);
+        if (rc != -ETIMEDOUT)
+            return rc == -EINTR ? -EAGAIN : rc;
     }
+    return 0;
 }
 
 int pdi_semaphore_post(sem_t *sem, unsigned n)

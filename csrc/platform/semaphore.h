@@ -35,6 +35,9 @@ unsigned pdi_semaphore_max(void);
 
 /* Takes one. -EAGAIN: none by `until`, or a signal came. */
 int pdi_semaphore_wait(sem_t *sem, int64_t until);
+/* Sleeps, once, until there is one to take: 0, taken; -ETIMEDOUT; -EINTR after a signal.
+ * Unlike the libc's, not bound to the time of day. */
+int pdi_semaphore_sleep(sem_t *sem, int64_t until);
 /* Gives `n` back. -EOVERFLOW if the value would exceed SEM_VALUE_MAX; then none is given. */
 int pdi_semaphore_post(sem_t *sem, unsigned n);
 /* What it stood at; may be old by the time it is looked at. */

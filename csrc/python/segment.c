@@ -475,7 +475,8 @@ static PyObject *get_closed(PyObject *op, void *unused)
 }
 
 PyDoc_STRVAR(segment_doc,
-             "Shared memory with the buffer protocol: ``numpy.frombuffer(segment, dtype)``.\n\n"
+             "Shared memory with the buffer protocol: ``numpy.frombuffer(segment, dtype)``\n"
+             "(where types are checked: ``memoryview(segment)``, NumPy's stubs know no other).\n\n"
              "Made by `create`, `open` and `from_fd`. Starts on a page boundary. ``len()`` and\n"
              "`size` are its bytes. Any thread may use it. A forked child shares it and may go\n"
              "on using it. There is no locking: use a `Semaphore`, or send tensors with\n"

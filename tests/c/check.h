@@ -8,7 +8,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-static int checks_passed, checks_failed;
+/* Threads of a test may check as well. */
+static _Atomic int checks_passed, checks_failed;
 
 #define CHECK(condition)                                                                           \
     do {                                                                                           \

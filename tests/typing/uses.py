@@ -2,6 +2,7 @@
 
 import array
 import mmap
+import pathlib
 from typing import Any
 
 import numpy as np
@@ -51,6 +52,27 @@ def opening() -> None:
         assert base.call
 
 
+def blocks() -> None:
+    with podipc.Segment.create(4096, "frames", mode=0o660) as segment:
+        a: npt.NDArray[np.uint8] = np.frombuffer(memoryview(segment), np.uint8)
+        view: memoryview = memoryview(segment)
+        name: str | None = segment.name
+        print(a, view, name, len(segment), segment.fileno())
+    podipc.Segment.from_fd(3, writable=True).close()
+    podipc.Segment.open(pathlib.Path("/shared/frames"), owner=1001).unlink()
+    semaphore = podipc.Semaphore.create("turn", 0, mode=0o666)
+    semaphore.release(2)
+    with semaphore:
+        got: bool = semaphore.acquire(timeout=1.5)
+        print(got, semaphore.value)
+    with podipc.LoopbackListener() as listener:
+        stream: podipc.LoopbackStream = podipc.LoopbackStream.connect(listener.port, timeout=1)
+        with listener.accept() as other:
+            other.send(b"bytes")
+        x: npt.NDArray[Any] = stream.recv()
+        print(x.shape)
+
+
 def bad(tx: podipc.Sender, rx: podipc.Receiver) -> None:
     tx.send([1, 2, 3])  # type: ignore[arg-type]
     tx.send("text")  # type: ignore[arg-type]
@@ -62,3 +84,8 @@ def bad(tx: podipc.Sender, rx: podipc.Receiver) -> None:
     podipc.receiver("x", latest=True)  # type: ignore[call-arg]
     with tx.loan("x"):  # type: ignore[arg-type]
         pass
+    podipc.Segment(4096)  # type: ignore[call-arg]
+    podipc.Segment.create("4096")  # type: ignore[arg-type]
+    podipc.Segment.open(None)  # type: ignore[arg-type]
+    podipc.Semaphore.create("turn", "1")  # type: ignore[arg-type]
+    podipc.LoopbackListener("7001")  # type: ignore[arg-type]
