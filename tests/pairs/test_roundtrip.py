@@ -7,17 +7,17 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from strategies import dtypes
+from support import Child, free_port
 
 import podipc
 
 KEEPS_CHANNELS = True
+METHODS = ["shm", "tcp", "unix", "fifo", "file"]
 
 
 @pytest.fixture(scope="module")
 def echo(tmp_path_factory):
     """Opens echo processes, one a method, kept for all examples."""
-    from support import Child
-
     opened = {}
 
     def get(method):
@@ -38,8 +38,9 @@ def echo(tmp_path_factory):
 
 
 def _addresses(method, place):
-    if method == "shm":
-        return f"shm://{place}/there", f"shm://{place}/back"
+    if method in {"tcp", "http"}:
+        ends = (f"{method}://127.0.0.1:{free_port()}" for _ in range(2))
+        return tuple(end + ("/x" if method == "http" else "") for end in ends)
     return f"{method}://{place}/there", f"{method}://{place}/back"
 
 
@@ -100,8 +101,8 @@ def check(echo, method, a, **how):
         assert same_values(before, a)
 
 
-@pytest.mark.parametrize("method", ["shm", "unix", "file"])
-@settings(max_examples=300)
+@pytest.mark.parametrize("method", METHODS)
+@settings(max_examples=200)
 @given(arrays(), st.sampled_from([{}, {"copy": True}, {"writable": True}]))
 @example(np.zeros(()), {})
 @example(np.zeros((0,)), {})
@@ -127,14 +128,12 @@ def test_any_array(echo, method, a, how):
     check(echo, method, a, **how)
 
 
-@pytest.mark.parametrize("method", ["shm", "tcp", "unix", "fifo", "file"])
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(
     "size", [0, 1, 63, 64, 65, 4095, 4096, 4097, 65536, 1 << 20, (9 << 20) + 5]
 )
-def test_sizes(echo, method, size, tmp_path, request):
+def test_sizes(echo, method, size):
     a = np.random.default_rng(size).integers(0, 256, size, "u1")
-    if method == "tcp":
-        pytest.skip("its addresses come with the streams")
     check(echo, method, a)
     check(echo, method, a[::-1])
     check(echo, method, a[: size // 2 * 2].reshape(2, -1).T)
