@@ -318,9 +318,13 @@ def where(results: Results) -> list[str]:
         *(note[0].upper() + note[1:].rstrip(".") + "." for note in about["notes"]),
         f"{host['cpu']}, {host['cpus']} CPUs, Linux {host['kernel']} {host['arch']}, "
         f"Python {versions['python']}, numpy {versions.get('numpy')}.",
-        f"Methods took turns, {plan['repeated']} times over, {about['seconds']:.0f} s in all; "
+        f"Methods took turns, {_count(plan['repeated'])}, {about['seconds']:.0f} s in all; "
         f"load average at the start {host['load']:.1f}.",
     ]
+
+
+def _count(n: int) -> str:
+    return "once" if n == 1 else f"{n} times over"
 
 
 def _wrap(paragraphs: Iterable[str]) -> list[str]:
