@@ -368,7 +368,7 @@ def _plan(options: argparse.Namespace) -> Plan:
         repeat=options.repeat or (3 if quick else 5),
         rounds=options.rounds or 2000,
         seconds=0.015 if quick else 0.1,
-        limit=13.0 if quick else 600.0,
+        limit=13.0 if quick else 240.0,
         runtime=options.runtime or "local",
         shm_bytes=options.shm_size,
         corrupt=options.corrupt,

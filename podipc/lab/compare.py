@@ -33,7 +33,7 @@ from podipc.lab.results import Repetition, Results, Row
 Reply = dict[str, Any]
 Progress = Callable[[int, int, str], None]
 
-SIZES = (64, 1 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20, 4 << 20, 16 << 20, 64 << 20)
+SIZES = (64, 1 << 10, 16 << 10, 256 << 10, 1 << 20, 4 << 20, 16 << 20, 64 << 20)
 QUICK_SIZES = (64, 4 << 10, 256 << 10, 4 << 20)
 SHM_BYTES = 1 << 30
 

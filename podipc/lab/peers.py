@@ -133,7 +133,8 @@ class _SharedMemory:
 def segments(role: Role, place: Place) -> Link:
     """See `_SharedMemory`. Where it would not fit, it ends with SIGBUS: find out before."""
     found = os.statvfs("/dev/shm")
-    need, have = (depth(place.nbytes) + 2) * place.nbytes, found.f_bavail * found.f_frsize
+    each = max(place.nbytes, os.sysconf("SC_PAGE_SIZE"))
+    need, have = (depth(place.nbytes) + 2) * each, found.f_bavail * found.f_frsize
     if need > have:
         raise OSError(
             errno.ENOSPC, f"needs {need} bytes in /dev/shm, has {have}, and would get SIGBUS"

@@ -7,7 +7,8 @@ terminal, the same lines are coloured; there is only one way they are laid out.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+import statistics
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TextIO
 
@@ -145,19 +146,20 @@ def _short(text: str) -> str:
 
 CLEAR = 1.25
 """A ratio below which two methods count as equally fast."""
-MOST = 6
-"""Changes of place that are told, the greatest first."""
+MOST = 5
+"""Changes of place that are told, the clearest first."""
 
-Medians = dict[str, dict[int, float]]
+Medians = dict[str, dict[int, list[float]]]
+"""By method and size: the median round trip of each repetition."""
 
 
 def crossovers(results: Results) -> list[str]:
     """Who is fastest where and by how much, and which methods change places on the way."""
     medians: Medians = {}
     for row in results.rows:
-        p50 = row.percentile(50)
-        if row.tensor is None and row.kind != "floor" and row.error is None and p50 is not None:
-            medians.setdefault(row.method, {})[row.size] = p50
+        if row.tensor is None and row.kind != "floor" and row.error is None and row.times_ns:
+            each = [r.p50_ns for r in row.repetitions]
+            medians.setdefault(row.method, {})[row.size] = each
     if len(medians) < 2:
         return []
     changes = [
@@ -171,52 +173,67 @@ def crossovers(results: Results) -> list[str]:
     ]
 
 
+def _ratio(a: Sequence[float], b: Sequence[float]) -> float:
+    """How many times faster the first is."""
+    return statistics.median(b) / statistics.median(a)
+
+
+def _faster(a: Sequence[float], b: Sequence[float]) -> bool:
+    """Whether the first is faster beyond doubt: by enough, and in every repetition."""
+    return _ratio(a, b) >= CLEAR and max(a) < min(b)
+
+
 def _winners(medians: Medians) -> str:
     """Fastest round trip: shm from 64 B to 4 KiB (14 times faster than tcp, the next) ..."""
     spans: list[tuple[str, list[int]]] = []
     for s in sorted(set().union(*medians.values())):
-        winner = min((at[s], method) for method, at in medians.items() if s in at)[1]
+        here = [(statistics.median(at[s]), method) for method, at in medians.items() if s in at]
+        winner = min(here)[1]
         if not spans or spans[-1][0] != winner:
             spans.append((winner, []))
         spans[-1][1].append(s)
     parts = []
     for winner, at in spans:
         behind = {
-            method: [there[s] / medians[winner][s] for s in at if s in there]
+            method: [_ratio(medians[winner][s], there[s]) for s in at if s in there]
             for method, there in medians.items()
             if method != winner
         }
         following = min(
             (m for m in behind if behind[m]), key=lambda m: min(behind[m]), default=None
         )
-        parts.append(
-            f"{winner} {_span(at)}"
-            + (f" ({_ratios(behind[following])} faster than {following})" if following else "")
-        )
+        by = f" ({_ratios(behind[following])} faster than {following})" if following else ""
+        parts.append(f"{winner} {_span(at)}{by}")
     return "Fastest round trip: " + "; ".join(parts) + "."
 
 
 def _against(first: str, medians: Medians) -> Iterable[str]:
     """Of the first method with each other: from 256 KiB on it is 14 times faster than tcp."""
+    ours = medians[first]
     groups: dict[int, list[str]] = {}
-    sizes = sorted(medians[first])
     for method, there in medians.items():
-        ratios = [(s, there[s] / medians[first][s]) for s in reversed(sizes) if s in there]
-        ahead = list(itertools.takewhile(lambda at: at[1] >= CLEAR, ratios))
-        if method != first and ahead:
-            text = f"{_ratios([ratio for _, ratio in ahead])} faster than {method}"
-            groups.setdefault(ahead[-1][0], []).append(text)
+        ratios: dict[int, float] = {}
+        for s in sorted(ours, reverse=True):
+            if s in there and not _faster(ours[s], there[s]):
+                break
+            if s in there:
+                ratios[s] = _ratio(ours[s], there[s])
+        if ratios:
+            text = f"{_ratios(ratios.values())} faster than {method}"
+            groups.setdefault(min(ratios), []).append(text)
     for start, texts in sorted(groups.items()):
-        where = "At all sizes" if start == sizes[0] else f"From {size(start)} on"
+        where = "At all sizes" if start == min(ours) else f"From {size(start)} on"
         yield f"{where} {first} is {', '.join(texts)}."
 
 
 def _changes(medians: Medians, a: str, b: str) -> Iterable[tuple[float, str]]:
     """Up to 4 KiB x is faster than y; from 64 KiB on y is faster. With how clear it is."""
-    both = sorted(set(medians[a]) & set(medians[b]))
-    ratios = [(s, medians[b][s] / medians[a][s]) for s in both]
-    clear = [(s, r) for s, r in ratios if max(r, 1 / r) >= CLEAR]
-    for (low, before), (high, after) in itertools.pairwise(clear):
+    sure: list[tuple[int, float]] = []
+    for s in sorted(set(medians[a]) & set(medians[b])):
+        one, other = medians[a][s], medians[b][s]
+        if _faster(one, other) or _faster(other, one):
+            sure.append((s, _ratio(one, other)))
+    for (low, before), (high, after) in itertools.pairwise(sure):
         if (before > 1) != (after > 1):
             early, late = (a, b) if before > 1 else (b, a)
             gain = max(after, 1 / after)
@@ -232,7 +249,7 @@ def _span(sizes: Sequence[int]) -> str:
     return f"at {first}" if len(sizes) == 1 else f"from {first} to {last}"
 
 
-def _ratios(ratios: Sequence[float]) -> str:
+def _ratios(ratios: Collection[float]) -> str:
     low, high = times(min(ratios)), times(max(ratios))
     return f"{low} times" if low == high else f"{low} to {high} times"
 
@@ -301,9 +318,13 @@ def where(results: Results) -> list[str]:
         *(note[0].upper() + note[1:].rstrip(".") + "." for note in about["notes"]),
         f"{host['cpu']}, {host['cpus']} CPUs, Linux {host['kernel']} {host['arch']}, "
         f"Python {versions['python']}, numpy {versions.get('numpy')}.",
-        f"Methods took turns, {plan['repeated']} times over, {about['seconds']:.0f} s in all; "
+        f"Methods took turns, {_count(plan['repeated'])}, {about['seconds']:.0f} s in all; "
         f"load average at the start {host['load']:.1f}.",
     ]
+
+
+def _count(n: int) -> str:
+    return "once" if n == 1 else f"{n} times over"
 
 
 def _wrap(paragraphs: Iterable[str]) -> list[str]:

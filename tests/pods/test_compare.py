@@ -244,12 +244,12 @@ def test_a_missing_extra_does_not_stop_the_others(compare, tmp_path, environment
 def test_what_a_method_cannot_do_is_a_row(compare):
     """The smallest tensor goes, the bigger one is more than mp-shm finds room for."""
     ran = compare(
-        *("--methods", "shm,mp-shm", "--sizes", "64,2M", *SMALL[2:]),
-        *("--shm-size", "1M", "--json", "-"),
+        *("--methods", "shm,mp-shm", "--sizes", "64,4M", *SMALL[2:]),
+        *("--shm-size", "4M", "--json", "-"),
     )
     found = {(r["method"], r["size"]): r["error"] for r in rows_of(ran)}
     if json.loads(ran.stdout)["about"]["isolation"]["shm"]:
-        assert "bytes in /dev/shm" in found.pop(("mp-shm", 2 << 20))
+        assert "bytes in /dev/shm" in found.pop(("mp-shm", 4 << 20))
     assert not any(found.values())
 
 

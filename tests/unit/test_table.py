@@ -94,6 +94,14 @@ def test_nothing_is_said_of_what_is_not_clear(measured):
     assert said[0].startswith("Fastest round trip: shm at 64 B (1.1 times faster than tcp); tcp at")
 
 
+def test_what_one_repetition_denies_is_not_said(measured):
+    rows = [row("shm", 64, 1000), row("tcp", 64, 5000)]
+    assert len(table.crossovers(results(measured, rows))) == 2
+    for one, p50 in zip(rows * 2, (1000, 900, 1000, 5000), strict=True):
+        one.add(Repetition(p50, 1, p50, p50, 1, None, 0, 0), [p50])
+    assert len(table.crossovers(results(measured, rows))) == 1
+
+
 def test_what_failed_is_told_once_with_its_sizes(measured):
     rows = [row("shm", 64, 1000), Row("shm", "podipc", 128, error="no room"), row("tcp", 64, 5000)]
     rows += [Row("zmq", "peer", s, error="not installed: " + "x " * 60) for s in (64, 128)]
