@@ -26,6 +26,9 @@ static inline void place_begin(const char *name)
     (void)snprintf(place_base, sizeof place_base, "/dev/shm/podipc-c-%s-%d", name, (int)getpid());
     MUST(mkdir(place_base, 0777) == 0);
     MUST(chmod(place_base, 0777) == 0);
+    char keep[80]; /* whoever leaves a channel removes the directory above it if it is empty */
+    (void)snprintf(keep, sizeof keep, "%s/keep", place_base);
+    MUST(mkdir(keep, 0700) == 0);
 }
 
 /* A path in it that nobody has used; owned by the caller. */
@@ -37,14 +40,16 @@ static inline char *place_path(const char *name)
     return path;
 }
 
-static inline int entries_of(const char *path)
+/* Names in a directory; with `hidden`, those that begin with a dot as well. */
+static inline int names_in(const char *path, bool hidden)
 {
     DIR *d = opendir(path);
     int count = 0;
     if (!d)
         return 0;
     for (struct dirent *e; (e = readdir(d)) != NULL;)
-        count += strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0;
+        count += strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0 &&
+                 (hidden || e->d_name[0] != '.');
     closedir(d);
     return count;
 }
@@ -96,7 +101,7 @@ static inline void nap(int64_t ns)
 /* Open descriptors of this process. */
 static inline int descriptors(void)
 {
-    return entries_of("/proc/self/fd") - 1;
+    return names_in("/proc/self/fd", true) - 1;
 }
 
 /* The end of a child within PATIENCE: its wait status; -1 if it had to be killed. */

@@ -252,7 +252,7 @@ static void *wait_in_recv(void *arg)
 {
     podipc_message m;
     int rc;
-    while ((rc = podipc_recv(arg, pdi_now() + 2 * PATIENCE, &m, NULL)) == 0)
+    while ((rc = podipc_recv(arg, pdi_now() + PATIENCE / 3, &m, NULL)) == 0)
         podipc_release(arg, &m);
     return rc == PODIPC_ECLOSED ? arg : NULL;
 }
@@ -279,7 +279,7 @@ static void test_close_ends_every_wait(void)
             MUST(pthread_join(threads[k], &result) == 0);
             CHECK(result == rx);
         }
-        CHECK(pdi_now() - start < PATIENCE);
+        CHECK(pdi_now() - start < PATIENCE / 6);
         podipc_sender_free(tx);
         podipc_receiver_free(rx);
         free(path);
@@ -290,7 +290,7 @@ static void test_close_ends_every_wait(void)
 static void *receive_one(void *arg)
 {
     podipc_message m;
-    int rc = podipc_recv(arg, pdi_now() + PATIENCE, &m, NULL);
+    int rc = podipc_recv(arg, pdi_now() + PATIENCE / 3, &m, NULL);
     if (rc == 0)
         podipc_release(arg, &m);
     return rc == 0 ? arg : NULL;
@@ -319,7 +319,7 @@ static void test_no_sleeper_is_forgotten(void)
                 MUST(pthread_join(threads[k], &result) == 0);
                 CHECK(result == rx);
             }
-            bool soon = pdi_now() - start < PATIENCE / 2;
+            bool soon = pdi_now() - start < PATIENCE / 6;
             CHECK(soon);
             podipc_sender_free(tx);
             podipc_receiver_free(rx);
@@ -331,31 +331,40 @@ static void test_no_sleeper_is_forgotten(void)
 
 /* ---- the directory ---- */
 
-static void test_the_users_own_files_stay(void)
+static void test_what_the_user_made_stays(void)
 {
-    char *path = place_path("own"), *file;
-    MUST(mkdir(path, 0700) == 0);
-    MUST(asprintf(&file, "%s/rx.csv", path) > 0);
+    char *above = place_path("own"), *path, *file;
+    MUST(asprintf(&path, "%s/frames", above) > 0 && asprintf(&file, "%s/rx.csv", path) > 0);
+    MUST(mkdir(above, 0750) == 0 && mkdir(path, 0700) == 0);
     int fd = open(file, O_CREAT | O_WRONLY, 0600);
     MUST(fd >= 0 && write(fd, "1,2,3\n", 6) == 6);
     close(fd);
-    podipc_sender *tx = open_tx(options(path));
-    podipc_receiver *rx = open_rx(options(path));
-    CHECK(send_soon(tx, bytes, 10) == 0);
-    podipc_sender_free(tx);
-    podipc_receiver_free(rx);
-    CHECK(access(file, F_OK) == 0);
-    (void)unlink(file);
-    (void)rmdir(path);
+    for (int round = 0; round < 2; round++) {
+        podipc_sender *tx = open_tx(options(path));
+        podipc_receiver *rx = open_rx(options(path));
+        CHECK(send_soon(tx, bytes, 10) == 0);
+        podipc_sender_free(tx);
+        podipc_receiver_free(rx);
+        CHECK(round > 0 || access(file, F_OK) == 0);
+        /* Now with nothing in the way of removing the channel's directory. */
+        (void)unlink(file);
+    }
+    CHECK(access(path, F_OK) < 0);
+    /* The one above is not podipc's: its owner and mode would be lost. */
+    CHECK(access(above, F_OK) == 0);
+    (void)rmdir(above);
     free(file);
     free(path);
+    free(above);
 }
 
-static void nothing_left(const char *path)
+/* Who is killed between bind() and rename() leaves a hidden socket, which nobody can
+ * tell from one in the making for some seconds. */
+static void nothing_left(const char *path, bool killed_while_opening)
 {
-    int left = entries_of(path);
+    int left = names_in(path, !killed_while_opening);
     CHECK(left == 0);
-    CHECK(access(path, F_OK) < 0);
+    CHECK(killed_while_opening || access(path, F_OK) < 0);
     if (left > 0)
         fprintf(stderr, "%d names left in %s\n", left, path);
     (void)place_clear(path);
@@ -394,7 +403,7 @@ static void test_nothing_is_left_of_the_dead(void)
             CHECK(recv_until(rx, &m, pdi_now() + 1) == -EAGAIN);
             podipc_receiver_free(rx);
         }
-        nothing_left(path);
+        nothing_left(path, false);
         munmap((void *)(uintptr_t)ready, 4096);
         free(path);
     }
@@ -549,6 +558,9 @@ static _Noreturn void soak_receiver(const char *path, struct soak *s, uint64_t r
                     (int)rx_life, (int)head->life, (int)head->n, (int)s->life, (int)s->n);
             s->disorder++;
         }
+        if (same && !mine && head->n > s->n + 2)
+            fprintf(stderr, "receiver %d begins with %d of sender %d after %d\n", (int)rx_life,
+                    (int)head->n, (int)head->life, (int)s->n);
         if (same && !mine)
             s->gaps += head->n - s->n - 1;
         s->rx_life = rx_life;
@@ -630,7 +642,7 @@ static void test_killed_at_random(uint64_t seed)
     CHECK(s->gaps <= rx_kills); /* at most the one that was in its hands */
     printf("%d senders and %d receivers killed, %d messages came\n", (int)tx_kills, (int)rx_kills,
            (int)s->received);
-    nothing_left(path);
+    nothing_left(path, true);
     munmap(s, sizeof *s);
     free(path);
 }
@@ -642,7 +654,7 @@ int main(void)
     test_one_tensor();
     test_killed_at_random(seed);
     test_nothing_is_left_of_the_dead();
-    test_the_users_own_files_stay();
+    test_what_the_user_made_stays();
     test_what_fits_the_budget_is_sent();
     test_a_held_tensor_keeps_its_own_memory_only();
     test_every_ticket_is_out();
