@@ -144,7 +144,7 @@ static void test_a_signal_ends_the_wait_early(sem_t *sem)
     CHECK(sem_init(sem, 1, 0) == 0);
     struct sigaction action = {.sa_handler = nothing};
     sigaction(SIGALRM, &action, NULL);
-    ualarm(50000, 0);
+    ualarm(75000, 0);
     int64_t start = pdi_now();
     CHECK(pdi_semaphore_wait(sem, start + 60000 * MS) == -EAGAIN);
     CHECK(pdi_now() - start < 30000 * MS);
