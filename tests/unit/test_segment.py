@@ -361,23 +361,26 @@ def test_an_opener_never_sees_a_half_made_segment(name, spawn):
     child = spawn(
         textwrap.dedent("""
         say(1)
-        for _ in range(300):
+        while True:
             with Segment.create(1 << 20, args[0], mode=0o666):
                 pass
         """),
         name,
     )
     child.expect(1)
-    opened = 0
-    while child.process.poll() is None:
+
+    def opened():
         with (
             contextlib.suppress(podipc.NotFound),
             podipc.Segment.open(name, writable=True) as segment,
         ):
-            opened += 1
             assert len(segment) == 1 << 20
-    child.end()
-    assert opened
+            return True
+        return False
+
+    for _ in range(50):
+        eventually(opened, "one was seen")
+    child.kill()
 
 
 # ---- no room ----

@@ -429,20 +429,23 @@ def test_an_opener_never_sees_a_half_made_semaphore(name, spawn):
         textwrap.dedent("""
         say(1)
         os.umask(0o777)
-        for _ in range(2000):
+        while True:
             s = Semaphore.create(args[0], 77, mode=0o666)
             s.unlink()
         """),
         name,
     )
     child.expect(1)
-    opened = 0
-    while child.process.poll() is None:
+
+    def opened():
         with contextlib.suppress(podipc.NotFound):
             assert podipc.Semaphore.open(name).value == 77
-            opened += 1
-    child.end()
-    assert opened
+            return True
+        return False
+
+    for _ in range(50):
+        eventually(opened, "one was seen")
+    child.kill()
 
 
 # ---- who may ----
