@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import stat
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 import payload
 import peers
 import pytest
-from support import PATIENCE, Failed, eventually, free_port, took_at_most
+from support import PATIENCE, Failed, eventually, free_port, took_at_most, unique_name
 
 import podipc
 
@@ -562,12 +563,14 @@ def test_mode_whatever_the_umask(method, mode, tmp_path):
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="not possible here: needs root to be two users")
 @pytest.mark.parametrize("method", ["unix", "fifo"])
-def test_other_users(spawn, method, tmp_path):
-    for above in [tmp_path, *tmp_path.parents]:
-        if above.owner() == "root" and above != Path("/"):
-            above.chmod(above.stat().st_mode | 0o755)
-    tmp_path.chmod(0o777)
-    address = make_address(method, tmp_path)
+def test_other_users(spawn, method):
+    # Not tmp_path: only its owner may look into the directories above that.
+    with tempfile.TemporaryDirectory(prefix=unique_name()) as place:
+        os.chmod(place, 0o777)
+        let_others_in(spawn, make_address(method, place))
+
+
+def let_others_in(spawn, address):
     rx = spawn(peers.agent, "receiver", address, {"mode": 0o600}, uid=1001)
     assert rx.answer() == "open"
     tx = spawn(peers.agent, "sender", address, uid=1002)
