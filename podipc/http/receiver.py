@@ -42,6 +42,11 @@ LINGER_SECONDS: Final = 1.0
 ROOM_SECONDS: Final = 10.0
 GRACE_SECONDS: Final = 0.08
 """A sender that gives a request up opens a new connection before it ends the old one."""
+_GOODBYE: Final = (
+    "HTTP/1.1 503 Service Unavailable\r\n"
+    f"Podipc-Version: {VERSION}\r\nPodipc-Bye: closed\r\n"
+    "Connection: close\r\nContent-Length: 0\r\n\r\n"
+).encode()
 
 
 @dataclass
@@ -255,6 +260,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.inbox = self.server.inbox
         self.who = ""  # once joined
         self.busy = False  # with a request
+        self.told = False  # that we close
         with self.inbox.changed:
             self.server.handlers.add(self)
 
@@ -286,7 +292,20 @@ class _Handler(BaseHTTPRequestHandler):
             with self.inbox.changed:
                 self.busy = False
                 if self.inbox.closing:
-                    self.close_connection = True
+                    self.say_goodbye()
+                    self.inbox.changed.notify_all()
+
+    def say_goodbye(self) -> None:
+        """By itself, to a sender that asks for nothing just now. With the inbox locked."""
+        self.close_connection = True
+        if self.busy or self.told:
+            return  # it stands in the answer
+        self.told = True
+        with contextlib.suppress(OSError):
+            self.connection.setblocking(False)
+            self.connection.send(_GOODBYE, socket.MSG_NOSIGNAL)
+        with contextlib.suppress(OSError):
+            self.connection.shutdown(socket.SHUT_RD)
 
     def log_message(self, format: str, *args: object) -> None:
         """A library does not write to stderr."""
@@ -300,7 +319,7 @@ class _Handler(BaseHTTPRequestHandler):
         with self.inbox.changed:
             if self.inbox.closing:
                 self.send_header("Podipc-Bye", "closed")
-                self.close_connection = True
+                self.close_connection = self.told = True
         if self.close_connection:
             self.send_header("Connection", "close")
         if body:
@@ -516,21 +535,6 @@ class _Server(ThreadingHTTPServer):
         if not isinstance(sys.exc_info()[1], OSError):
             super().handle_error(request, client_address)
 
-    def say_goodbye(self) -> None:
-        """To senders that are waiting for nothing; the others learn it from their answer."""
-        goodbye = (
-            "HTTP/1.1 503 Service Unavailable\r\n"
-            f"Podipc-Version: {VERSION}\r\nPodipc-Bye: closed\r\n"
-            "Connection: close\r\nContent-Length: 0\r\n\r\n"
-        ).encode()
-        for handler in self.handlers:
-            if handler.busy:
-                continue
-            with contextlib.suppress(OSError):
-                handler.connection.send(goodbye, socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT)
-            with contextlib.suppress(OSError):
-                handler.connection.shutdown(socket.SHUT_RD)
-
 
 class HttpReceiver(Endpoint):
     """See `podipc.Receiver`. Any thread may call any method at any time."""
@@ -595,9 +599,14 @@ class HttpReceiver(Endpoint):
         self._closed = True
         with self._inbox.changed:
             self._inbox.closing = True
-            self._server.say_goodbye()
+            for handler in self._server.handlers:
+                handler.say_goodbye()
             self._inbox.queue.clear()
             self._inbox.changed.notify_all()
+            # Who waits for an answer gets one, also if this process ends now.
+            self._inbox.changed.wait_for(
+                lambda: not any(handler.busy for handler in self._server.handlers), LINGER_SECONDS
+            )
         with contextlib.suppress(OSError):
             self._server.socket.shutdown(socket.SHUT_RDWR)
         self._accepting.join(HEAD_SECONDS)

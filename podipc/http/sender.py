@@ -1,5 +1,6 @@
 """The sending side of http: one kept connection, and requests whose waits can end."""
 
+import _thread
 import contextlib
 import errno
 import io
@@ -23,6 +24,7 @@ from podipc._core import (
     MemoryLimit,
     NotPermitted,
     PeerDied,
+    PodipcError,
     SystemCallError,
     Timeout,
     VersionMismatch,
@@ -46,7 +48,14 @@ ANSWER_SECONDS: Final = 1.0
 MOVE_SECONDS: Final = 0.1
 """For moving a tensor for which there is room, also with a timeout of 0."""
 PIECE: Final = 1 << 20
-_GONE: Final = (ConnectionError, EOFError)
+
+
+class _End(Exception):
+    """The other side ended the connection."""
+
+
+# Not their bases: Closed is an EOFError, and PeerDied a ConnectionError.
+_GONE: Final = (_End, ConnectionResetError, BrokenPipeError, ConnectionAbortedError)
 
 
 @dataclass
@@ -103,14 +112,14 @@ class _Connection:
                 rest = rest[n:]
 
     def poll_answer(self) -> _Answer | None:
-        """An answer that is here already. Raises ``EOFError`` at the end."""
+        """An answer that is here already. Raises ``_End``."""
         while (answer := self._parse()) is None:
             try:
                 chunk = self.sock.recv(65536, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return None
             if not chunk:
-                raise EOFError
+                raise _End
             self.buffer += chunk
         return answer
 
@@ -144,10 +153,9 @@ class _Connection:
 class HttpSender(Endpoint):
     """See `podipc.Sender`. Any thread may call any method at any time.
 
-    When the receiver hangs so long that the timeout passes while it has all of a
-    tensor but has not answered, that tensor is taken back by ending the
-    connection. This is the only method where, if the answer crosses with that end,
-    a tensor may be delivered whose ``send`` raised ``Timeout``.
+    When the timeout passes, or Ctrl-C comes, while the receiver has all of a tensor
+    but has not answered, the tensor is taken back by ending the connection. If the
+    answer crosses with that end, a tensor may be delivered though its ``send`` raised.
     """
 
     def __init__(self, address: "Address", max_bytes: int | None = None) -> None:
@@ -159,6 +167,8 @@ class HttpSender(Endpoint):
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._lock = threading.Lock()  # of all below
         self._connection: _Connection | None = None
+        self._recovered = threading.Event()
+        self._recovered.set()
         self._sequence = 0
         self._limit = 0  # the largest tensor that the receiver takes
         self._free = 0  # what room it had, as far as we know
@@ -178,9 +188,10 @@ class HttpSender(Endpoint):
         deadline = Deadline(timeout)
         self._check()
         tensor = as_array(array)
+        dtype = encode_dtype(tensor.dtype)
         data, order = _bytes_of(tensor)
         described = [
-            *(f"Podipc-Type: {line}" for line in type_lines(encode_dtype(tensor.dtype))),
+            *(f"Podipc-Type: {line}" for line in type_lines(dtype)),
             f"Podipc-Shape: {','.join(map(str, tensor.shape))}",
             f"Podipc-Order: {order}",
         ]
@@ -194,6 +205,13 @@ class HttpSender(Endpoint):
             self._send(described, data, deadline)
         except Timeout as error:
             raise Timeout(f"Sending of {len(data)} bytes timed out. {error}") from None
+        except PodipcError:
+            raise
+        except BaseException:
+            # Ctrl-C may have come between any two steps: nothing of this connection's
+            # state is to be relied on.
+            self._start_over()
+            raise
         finally:
             self._lock.release()
         return 1
@@ -253,12 +271,9 @@ class HttpSender(Endpoint):
                 deadline,
             )
             answer = self._answered(connection, deadline)
-        except _Left:
-            raise
-        except BaseException:
+        except (Timeout, Closed):
             # Nobody knows how far it got: take it back with the connection.
-            if connection is self._connection:
-                self._start_over()
+            self._start_over()
             raise
         if answer.code == 503:
             self._free = 0
@@ -301,7 +316,7 @@ class HttpSender(Endpoint):
             else:
                 connection.write(head, deadline)
                 connection.write(body, deadline)
-        except ConnectionError:
+        except _GONE:
             # What it said before it went is still to be read.
             with contextlib.suppress(*_GONE):
                 answer = connection.poll_answer()
@@ -393,6 +408,7 @@ class HttpSender(Endpoint):
 
     def _look(self) -> None:
         """Read what came by itself: the receiver's goodbye, or its end."""
+        self._settle()
         connection = self._connection
         if connection is None:
             return
@@ -456,14 +472,32 @@ class HttpSender(Endpoint):
         return True
 
     def _start_over(self) -> None:
-        """A new connection before the old one ends, so that it is not taken for a death."""
+        """Open a new connection, then end the old one: it is not to be taken for a death.
+
+        In a thread of its own, which a second Ctrl-C does not reach.
+        """
+        self._recovered.clear()
+        _thread.start_new_thread(self._replace, ())
+        self._settle()
+
+    def _settle(self) -> None:
+        """Wait until no connection is being replaced."""
+        if not self._recovered.wait(2 * ANSWER_SECONDS):
+            self._replace()  # Ctrl-C came before the thread was there
+
+    def _replace(self) -> None:
         old = self._connection
-        if old is not None and not self._start(Deadline(ANSWER_SECONDS)):
-            self._connection = old
-            self._note_death()
-            self._unreported += 1
-        elif old is not None:
-            old.close()
+        try:
+            if old is None:
+                return
+            if self._start(Deadline(ANSWER_SECONDS)):
+                old.close()
+            else:
+                self._connection = old
+                self._note_death()
+                self._unreported += 1
+        finally:
+            self._recovered.set()
 
     # --- the rest --------------------------------------------------------
 
@@ -531,6 +565,7 @@ class HttpSender(Endpoint):
             os.close(self._wake)
 
     def _say_goodbye(self) -> None:
+        self._settle()
         if self._connection is None:
             return
         deadline = Deadline(ANSWER_SECONDS)
