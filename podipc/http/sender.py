@@ -3,15 +3,11 @@
 import _thread
 import contextlib
 import errno
-import io
-import math
 import os
 import secrets
 import select
 import socket
 import threading
-from dataclasses import dataclass
-from http.client import HTTPException, parse_headers
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
 
 import numpy as np
@@ -29,11 +25,11 @@ from podipc._core import (
     Timeout,
     VersionMismatch,
 )
-from podipc.http.wire import MAX_HEAD, VERSION, Deadline, Endpoint, number, type_lines
+from podipc.http.connection import GONE, Answer, Connection, Left
+from podipc.http.wire import VERSION, Deadline, Endpoint, number, type_lines
 from podipc.tensors import as_array, encode_dtype
 
 if TYPE_CHECKING:
-    from email.message import Message
     from types import TracebackType
 
     import numpy.typing as npt
@@ -47,107 +43,6 @@ ANSWER_SECONDS: Final = 1.0
 """For what the receiver answers at once, where the caller's timeout does not apply."""
 MOVE_SECONDS: Final = 0.1
 """For moving a tensor for which there is room, also with a timeout of 0."""
-PIECE: Final = 1 << 20
-
-
-class _End(Exception):
-    """The other side ended the connection."""
-
-
-# Not their bases: Closed is an EOFError, and PeerDied a ConnectionError.
-_GONE: Final = (_End, ConnectionResetError, BrokenPipeError, ConnectionAbortedError)
-
-
-@dataclass
-class _Answer:
-    code: int
-    fields: "Message"
-    text: str
-
-    @property
-    def bye(self) -> bool:
-        """The receiver closes in order."""
-        return "Podipc-Bye" in self.fields
-
-
-class _Left(Exception):
-    """The receiver closed in order; another one may come."""
-
-
-class _Connection:
-    """A socket to one receiver. One thread at a time."""
-
-    def __init__(self, sock: socket.socket, wake: int | None) -> None:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setblocking(False)
-        self.sock = sock
-        self.wake = wake
-        self.buffer = b""
-        self.awaited = ""
-        """What was asked and is not answered yet."""
-
-    def close(self) -> None:
-        self.sock.close()
-
-    def wait(self, event: int, deadline: Deadline) -> None:
-        """Sleep until the socket is ready. Raises ``Timeout``, ``Closed``."""
-        poller = select.poll()
-        poller.register(self.sock, event)
-        if self.wake is not None:
-            poller.register(self.wake, select.POLLIN)
-        ready = poller.poll(math.ceil(deadline.left() * 1000))
-        if any(fd == self.wake for fd, _ in ready):
-            raise Closed("this sender was closed")
-        if not ready and deadline.passed:
-            raise Timeout("the receiver does not answer")
-
-    def write(self, data: "memoryview | bytes", deadline: Deadline) -> None:
-        rest = memoryview(data)
-        while rest:
-            try:
-                n = self.sock.send(rest[:PIECE], socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT)
-            except BlockingIOError:
-                self.wait(select.POLLOUT, deadline)
-            else:
-                rest = rest[n:]
-
-    def poll_answer(self) -> _Answer | None:
-        """An answer that is here already. Raises ``_End``."""
-        while (answer := self._parse()) is None:
-            try:
-                chunk = self.sock.recv(65536, socket.MSG_DONTWAIT)
-            except BlockingIOError:
-                return None
-            if not chunk:
-                raise _End
-            self.buffer += chunk
-        return answer
-
-    def answer(self, deadline: Deadline) -> _Answer:
-        while (answer := self.poll_answer()) is None:
-            self.wait(select.POLLIN, deadline)
-        return answer
-
-    def _parse(self) -> _Answer | None:
-        head, end, rest = self.buffer.partition(b"\r\n\r\n")
-        if not end:
-            if len(head) > MAX_HEAD:
-                raise CorruptSegment("what answers sends an endless head")
-            return None
-        try:
-            file = io.BytesIO(head + end)
-            version, code = file.readline().split(maxsplit=2)[:2]
-            fields = parse_headers(file)
-            length = number(fields, "Content-Length")
-            if not version.startswith(b"HTTP/1.") or length > MAX_HEAD:
-                raise ValueError
-            answer = _Answer(int(code), fields, rest[:length].decode("utf-8", "replace").strip())
-        except (ValueError, HTTPException, CorruptSegment):
-            raise CorruptSegment("what answers does not speak HTTP as podipc does") from None
-        if len(rest) < length:
-            return None
-        self.buffer = rest[length:]
-        return answer
 
 
 class HttpSender(Endpoint):
@@ -166,7 +61,7 @@ class HttpSender(Endpoint):
         self._id = secrets.token_hex(8)
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._lock = threading.Lock()  # of all below
-        self._connection: _Connection | None = None
+        self._connection: Connection | None = None
         self._recovered = threading.Event()
         self._recovered.set()
         self._sequence = 0
@@ -178,7 +73,7 @@ class HttpSender(Endpoint):
         self._messages = self._bytes = 0
         self._acknowledged = self._taken = 0  # of this connection's receiver
         # A receiver that waits is to know of us before the first tensor.
-        with contextlib.suppress(Timeout, PeerDied, _Left), self._lock:
+        with contextlib.suppress(Timeout, PeerDied, Left), self._lock:
             self._connect_once(Deadline(ANSWER_SECONDS))
 
     # --- sending ---------------------------------------------------------
@@ -229,7 +124,7 @@ class HttpSender(Endpoint):
                     continue
                 if self._post(connection, described, data, deadline):
                     return
-            except _Left:
+            except Left:
                 pass  # wait for the next one
 
     def _too_large(self, need: int, have: int, what: str) -> NoReturn:
@@ -240,7 +135,7 @@ class HttpSender(Endpoint):
         error.errno, error.need, error.have = errno.ENOMEM, need, have
         raise error
 
-    def _ask_for_room(self, connection: _Connection, need: int, deadline: Deadline) -> bool:
+    def _ask_for_room(self, connection: Connection, need: int, deadline: Deadline) -> bool:
         """Wait for the receiver to promise `need` bytes. False: not yet."""
         wait = int(deadline.left(5.0) * 1000)
         self._request(connection, "room", [f"Podipc-Need: {need}", f"Podipc-Wait: {wait}"])
@@ -258,7 +153,7 @@ class HttpSender(Endpoint):
         return granted
 
     def _post(
-        self, connection: _Connection, described: list[str], data: memoryview, deadline: Deadline
+        self, connection: Connection, described: list[str], data: memoryview, deadline: Deadline
     ) -> bool:
         """Send the tensor itself. False: no room after all."""
         deadline = deadline.at_least(MOVE_SECONDS)
@@ -301,7 +196,7 @@ class HttpSender(Endpoint):
 
     def _request(
         self,
-        connection: _Connection,
+        connection: Connection,
         what: str,
         fields: list[str],
         body: "memoryview | bytes" = b"",
@@ -316,23 +211,23 @@ class HttpSender(Endpoint):
             else:
                 connection.write(head, deadline)
                 connection.write(body, deadline)
-        except _GONE:
+        except GONE:
             # What it said before it went is still to be read.
-            with contextlib.suppress(*_GONE):
+            with contextlib.suppress(*GONE):
                 answer = connection.poll_answer()
                 if answer is not None:
                     self._learn(connection, answer)
             self._peer_died()
 
-    def _answered(self, connection: _Connection, deadline: Deadline) -> _Answer:
+    def _answered(self, connection: Connection, deadline: Deadline) -> Answer:
         try:
             answer = connection.answer(deadline)
-        except _GONE:
+        except GONE:
             self._peer_died()
         self._learn(connection, answer)
         return answer
 
-    def _learn(self, connection: _Connection, answer: _Answer) -> None:
+    def _learn(self, connection: Connection, answer: Answer) -> None:
         """What every answer says; raises what it means if it is no success."""
         connection.awaited = ""
         fields = answer.fields
@@ -355,13 +250,13 @@ class HttpSender(Endpoint):
         if answer.bye:
             self._drop()
             if answer.code != 200:
-                raise _Left
+                raise Left
         if answer.code in {200, 503}:
             return
         self._drop()
         self._raise_refusal(answer)
 
-    def _raise_refusal(self, answer: _Answer) -> NoReturn:
+    def _raise_refusal(self, answer: Answer) -> NoReturn:
         text = f"the receiver of {self._address} refused with {answer.code}: {answer.text}"
         if answer.code == 404:
             raise AddressError(text)
@@ -393,7 +288,7 @@ class HttpSender(Endpoint):
             "received"
         )
 
-    def _ready(self, deadline: Deadline) -> _Connection:
+    def _ready(self, deadline: Deadline) -> Connection:
         """A joined connection with no answer outstanding."""
         self._look()
         if self._unreported:
@@ -415,10 +310,10 @@ class HttpSender(Endpoint):
         try:
             while (answer := connection.poll_answer()) is not None:
                 self._learn(connection, answer)
-        except _GONE:
+        except GONE:
             self._note_death()
             self._unreported += 1
-        except _Left:
+        except Left:
             pass
 
     def _pause(self, deadline: Deadline) -> None:
@@ -439,7 +334,7 @@ class HttpSender(Endpoint):
         assert connection is not None
         try:
             answer = connection.answer(deadline.at_least(MOVE_SECONDS))
-        except _GONE:
+        except GONE:
             self._drop()  # it was about to close, or had no room for one more connection
             return False
         self._acknowledged = self._taken = 0
@@ -460,13 +355,13 @@ class HttpSender(Endpoint):
             # With nobody listening, a port of the ephemeral range can meet itself.
             sock.close()
             return False
-        connection = _Connection(sock, self._wake)
+        connection = Connection(sock, self._wake)
         self._connection = connection
         try:
             connection.awaited = "join"
             head = self._head("join", [f"Podipc-Sequence: {self._sequence}"], 0)
             connection.write(head, Deadline(ANSWER_SECONDS))
-        except (Timeout, *_GONE):
+        except (Timeout, *GONE):
             self._drop()
             return False
         return True
@@ -532,7 +427,7 @@ class HttpSender(Endpoint):
             try:
                 self._look()
                 if self._connection is None:
-                    with contextlib.suppress(Timeout, _Left):
+                    with contextlib.suppress(Timeout, Left):
                         self._connect_once(Deadline(ANSWER_SECONDS))
             finally:
                 self._lock.release()
@@ -572,7 +467,7 @@ class HttpSender(Endpoint):
         connection = self._connection
         if connection.awaited:
             # That answer may take its time, and goodbye can be said anywhere.
-            connection = _Connection(socket.create_connection(self._where, ANSWER_SECONDS), None)
+            connection = Connection(socket.create_connection(self._where, ANSWER_SECONDS), None)
         connection.wake = None  # it ended the waits of others, and would end this one
         try:
             connection.write(self._head("bye", [], 0), deadline)
