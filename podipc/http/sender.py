@@ -1,16 +1,13 @@
 """The sending side of http: one kept connection, and requests whose waits can end."""
 
+import _thread
 import contextlib
 import errno
-import io
-import math
 import os
 import secrets
 import select
 import socket
 import threading
-from dataclasses import dataclass
-from http.client import HTTPException, parse_headers
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
 
 import numpy as np
@@ -23,15 +20,16 @@ from podipc._core import (
     MemoryLimit,
     NotPermitted,
     PeerDied,
+    PodipcError,
     SystemCallError,
     Timeout,
     VersionMismatch,
 )
-from podipc.http.wire import MAX_HEAD, VERSION, Deadline, Endpoint, number, type_lines
+from podipc.http.connection import GONE, Answer, Connection, Left
+from podipc.http.wire import VERSION, Deadline, Endpoint, number, type_lines
 from podipc.tensors import as_array, encode_dtype
 
 if TYPE_CHECKING:
-    from email.message import Message
     from types import TracebackType
 
     import numpy.typing as npt
@@ -45,109 +43,14 @@ ANSWER_SECONDS: Final = 1.0
 """For what the receiver answers at once, where the caller's timeout does not apply."""
 MOVE_SECONDS: Final = 0.1
 """For moving a tensor for which there is room, also with a timeout of 0."""
-PIECE: Final = 1 << 20
-_GONE: Final = (ConnectionError, EOFError)
-
-
-@dataclass
-class _Answer:
-    code: int
-    fields: "Message"
-    text: str
-
-    @property
-    def bye(self) -> bool:
-        """The receiver closes in order."""
-        return "Podipc-Bye" in self.fields
-
-
-class _Left(Exception):
-    """The receiver closed in order; another one may come."""
-
-
-class _Connection:
-    """A socket to one receiver. One thread at a time."""
-
-    def __init__(self, sock: socket.socket, wake: int | None) -> None:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setblocking(False)
-        self.sock = sock
-        self.wake = wake
-        self.buffer = b""
-        self.awaited = ""
-        """What was asked and is not answered yet."""
-
-    def close(self) -> None:
-        self.sock.close()
-
-    def wait(self, event: int, deadline: Deadline) -> None:
-        """Sleep until the socket is ready. Raises ``Timeout``, ``Closed``."""
-        poller = select.poll()
-        poller.register(self.sock, event)
-        if self.wake is not None:
-            poller.register(self.wake, select.POLLIN)
-        ready = poller.poll(math.ceil(deadline.left() * 1000))
-        if any(fd == self.wake for fd, _ in ready):
-            raise Closed("this sender was closed")
-        if not ready and deadline.passed:
-            raise Timeout("the receiver does not answer")
-
-    def write(self, data: "memoryview | bytes", deadline: Deadline) -> None:
-        rest = memoryview(data)
-        while rest:
-            try:
-                n = self.sock.send(rest[:PIECE], socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT)
-            except BlockingIOError:
-                self.wait(select.POLLOUT, deadline)
-            else:
-                rest = rest[n:]
-
-    def poll_answer(self) -> _Answer | None:
-        """An answer that is here already. Raises ``EOFError`` at the end."""
-        while (answer := self._parse()) is None:
-            try:
-                chunk = self.sock.recv(65536, socket.MSG_DONTWAIT)
-            except BlockingIOError:
-                return None
-            if not chunk:
-                raise EOFError
-            self.buffer += chunk
-        return answer
-
-    def answer(self, deadline: Deadline) -> _Answer:
-        while (answer := self.poll_answer()) is None:
-            self.wait(select.POLLIN, deadline)
-        return answer
-
-    def _parse(self) -> _Answer | None:
-        head, end, rest = self.buffer.partition(b"\r\n\r\n")
-        if not end:
-            if len(head) > MAX_HEAD:
-                raise CorruptSegment("what answers sends an endless head")
-            return None
-        try:
-            file = io.BytesIO(head + end)
-            version, code = file.readline().split(maxsplit=2)[:2]
-            fields = parse_headers(file)
-            length = number(fields, "Content-Length")
-            if not version.startswith(b"HTTP/1.") or length > MAX_HEAD:
-                raise ValueError
-            answer = _Answer(int(code), fields, rest[:length].decode("utf-8", "replace").strip())
-        except (ValueError, HTTPException, CorruptSegment):
-            raise CorruptSegment("what answers does not speak HTTP as podipc does") from None
-        if len(rest) < length:
-            return None
-        self.buffer = rest[length:]
-        return answer
 
 
 class HttpSender(Endpoint):
     """See `podipc.Sender`. Any thread may call any method at any time.
 
-    When the receiver hangs so long that the timeout passes while it has all of a
-    tensor but has not answered, that tensor is taken back by ending the
-    connection. This is the only method where, if the answer crosses with that end,
-    a tensor may be delivered whose ``send`` raised ``Timeout``.
+    When the timeout passes, or Ctrl-C comes, while the receiver has all of a tensor
+    but has not answered, the tensor is taken back by ending the connection. If the
+    answer crosses with that end, a tensor may be delivered though its ``send`` raised.
     """
 
     def __init__(self, address: "Address", max_bytes: int | None = None) -> None:
@@ -158,7 +61,9 @@ class HttpSender(Endpoint):
         self._id = secrets.token_hex(8)
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._lock = threading.Lock()  # of all below
-        self._connection: _Connection | None = None
+        self._connection: Connection | None = None
+        self._recovered = threading.Event()
+        self._recovered.set()
         self._sequence = 0
         self._limit = 0  # the largest tensor that the receiver takes
         self._free = 0  # what room it had, as far as we know
@@ -168,7 +73,7 @@ class HttpSender(Endpoint):
         self._messages = self._bytes = 0
         self._acknowledged = self._taken = 0  # of this connection's receiver
         # A receiver that waits is to know of us before the first tensor.
-        with contextlib.suppress(Timeout, PeerDied, _Left), self._lock:
+        with contextlib.suppress(Timeout, PeerDied, Left), self._lock:
             self._connect_once(Deadline(ANSWER_SECONDS))
 
     # --- sending ---------------------------------------------------------
@@ -178,9 +83,10 @@ class HttpSender(Endpoint):
         deadline = Deadline(timeout)
         self._check()
         tensor = as_array(array)
+        dtype = encode_dtype(tensor.dtype)
         data, order = _bytes_of(tensor)
         described = [
-            *(f"Podipc-Type: {line}" for line in type_lines(encode_dtype(tensor.dtype))),
+            *(f"Podipc-Type: {line}" for line in type_lines(dtype)),
             f"Podipc-Shape: {','.join(map(str, tensor.shape))}",
             f"Podipc-Order: {order}",
         ]
@@ -194,6 +100,13 @@ class HttpSender(Endpoint):
             self._send(described, data, deadline)
         except Timeout as error:
             raise Timeout(f"Sending of {len(data)} bytes timed out. {error}") from None
+        except PodipcError:
+            raise
+        except BaseException:
+            # Ctrl-C may have come between any two steps: nothing of this connection's
+            # state is to be relied on.
+            self._start_over()
+            raise
         finally:
             self._lock.release()
         return 1
@@ -211,7 +124,7 @@ class HttpSender(Endpoint):
                     continue
                 if self._post(connection, described, data, deadline):
                     return
-            except _Left:
+            except Left:
                 pass  # wait for the next one
 
     def _too_large(self, need: int, have: int, what: str) -> NoReturn:
@@ -222,7 +135,7 @@ class HttpSender(Endpoint):
         error.errno, error.need, error.have = errno.ENOMEM, need, have
         raise error
 
-    def _ask_for_room(self, connection: _Connection, need: int, deadline: Deadline) -> bool:
+    def _ask_for_room(self, connection: Connection, need: int, deadline: Deadline) -> bool:
         """Wait for the receiver to promise `need` bytes. False: not yet."""
         wait = int(deadline.left(5.0) * 1000)
         self._request(connection, "room", [f"Podipc-Need: {need}", f"Podipc-Wait: {wait}"])
@@ -240,7 +153,7 @@ class HttpSender(Endpoint):
         return granted
 
     def _post(
-        self, connection: _Connection, described: list[str], data: memoryview, deadline: Deadline
+        self, connection: Connection, described: list[str], data: memoryview, deadline: Deadline
     ) -> bool:
         """Send the tensor itself. False: no room after all."""
         deadline = deadline.at_least(MOVE_SECONDS)
@@ -253,12 +166,9 @@ class HttpSender(Endpoint):
                 deadline,
             )
             answer = self._answered(connection, deadline)
-        except _Left:
-            raise
-        except BaseException:
+        except (Timeout, Closed):
             # Nobody knows how far it got: take it back with the connection.
-            if connection is self._connection:
-                self._start_over()
+            self._start_over()
             raise
         if answer.code == 503:
             self._free = 0
@@ -286,7 +196,7 @@ class HttpSender(Endpoint):
 
     def _request(
         self,
-        connection: _Connection,
+        connection: Connection,
         what: str,
         fields: list[str],
         body: "memoryview | bytes" = b"",
@@ -301,23 +211,23 @@ class HttpSender(Endpoint):
             else:
                 connection.write(head, deadline)
                 connection.write(body, deadline)
-        except ConnectionError:
+        except GONE:
             # What it said before it went is still to be read.
-            with contextlib.suppress(*_GONE):
+            with contextlib.suppress(*GONE):
                 answer = connection.poll_answer()
                 if answer is not None:
                     self._learn(connection, answer)
             self._peer_died()
 
-    def _answered(self, connection: _Connection, deadline: Deadline) -> _Answer:
+    def _answered(self, connection: Connection, deadline: Deadline) -> Answer:
         try:
             answer = connection.answer(deadline)
-        except _GONE:
+        except GONE:
             self._peer_died()
         self._learn(connection, answer)
         return answer
 
-    def _learn(self, connection: _Connection, answer: _Answer) -> None:
+    def _learn(self, connection: Connection, answer: Answer) -> None:
         """What every answer says; raises what it means if it is no success."""
         connection.awaited = ""
         fields = answer.fields
@@ -340,13 +250,13 @@ class HttpSender(Endpoint):
         if answer.bye:
             self._drop()
             if answer.code != 200:
-                raise _Left
+                raise Left
         if answer.code in {200, 503}:
             return
         self._drop()
         self._raise_refusal(answer)
 
-    def _raise_refusal(self, answer: _Answer) -> NoReturn:
+    def _raise_refusal(self, answer: Answer) -> NoReturn:
         text = f"the receiver of {self._address} refused with {answer.code}: {answer.text}"
         if answer.code == 404:
             raise AddressError(text)
@@ -378,7 +288,7 @@ class HttpSender(Endpoint):
             "received"
         )
 
-    def _ready(self, deadline: Deadline) -> _Connection:
+    def _ready(self, deadline: Deadline) -> Connection:
         """A joined connection with no answer outstanding."""
         self._look()
         if self._unreported:
@@ -393,16 +303,17 @@ class HttpSender(Endpoint):
 
     def _look(self) -> None:
         """Read what came by itself: the receiver's goodbye, or its end."""
+        self._settle()
         connection = self._connection
         if connection is None:
             return
         try:
             while (answer := connection.poll_answer()) is not None:
                 self._learn(connection, answer)
-        except _GONE:
+        except GONE:
             self._note_death()
             self._unreported += 1
-        except _Left:
+        except Left:
             pass
 
     def _pause(self, deadline: Deadline) -> None:
@@ -423,7 +334,7 @@ class HttpSender(Endpoint):
         assert connection is not None
         try:
             answer = connection.answer(deadline.at_least(MOVE_SECONDS))
-        except _GONE:
+        except GONE:
             self._drop()  # it was about to close, or had no room for one more connection
             return False
         self._acknowledged = self._taken = 0
@@ -444,26 +355,44 @@ class HttpSender(Endpoint):
             # With nobody listening, a port of the ephemeral range can meet itself.
             sock.close()
             return False
-        connection = _Connection(sock, self._wake)
+        connection = Connection(sock, self._wake)
         self._connection = connection
         try:
             connection.awaited = "join"
             head = self._head("join", [f"Podipc-Sequence: {self._sequence}"], 0)
             connection.write(head, Deadline(ANSWER_SECONDS))
-        except (Timeout, *_GONE):
+        except (Timeout, *GONE):
             self._drop()
             return False
         return True
 
     def _start_over(self) -> None:
-        """A new connection before the old one ends, so that it is not taken for a death."""
+        """Open a new connection, then end the old one: it is not to be taken for a death.
+
+        In a thread of its own, which a second Ctrl-C does not reach.
+        """
+        self._recovered.clear()
+        _thread.start_new_thread(self._replace, ())
+        self._settle()
+
+    def _settle(self) -> None:
+        """Wait until no connection is being replaced."""
+        if not self._recovered.wait(2 * ANSWER_SECONDS):
+            self._replace()  # Ctrl-C came before the thread was there
+
+    def _replace(self) -> None:
         old = self._connection
-        if old is not None and not self._start(Deadline(ANSWER_SECONDS)):
-            self._connection = old
-            self._note_death()
-            self._unreported += 1
-        elif old is not None:
-            old.close()
+        try:
+            if old is None:
+                return
+            if self._start(Deadline(ANSWER_SECONDS)):
+                old.close()
+            else:
+                self._connection = old
+                self._note_death()
+                self._unreported += 1
+        finally:
+            self._recovered.set()
 
     # --- the rest --------------------------------------------------------
 
@@ -498,7 +427,7 @@ class HttpSender(Endpoint):
             try:
                 self._look()
                 if self._connection is None:
-                    with contextlib.suppress(Timeout, _Left):
+                    with contextlib.suppress(Timeout, Left):
                         self._connect_once(Deadline(ANSWER_SECONDS))
             finally:
                 self._lock.release()
@@ -531,13 +460,14 @@ class HttpSender(Endpoint):
             os.close(self._wake)
 
     def _say_goodbye(self) -> None:
+        self._settle()
         if self._connection is None:
             return
         deadline = Deadline(ANSWER_SECONDS)
         connection = self._connection
         if connection.awaited:
             # That answer may take its time, and goodbye can be said anywhere.
-            connection = _Connection(socket.create_connection(self._where, ANSWER_SECONDS), None)
+            connection = Connection(socket.create_connection(self._where, ANSWER_SECONDS), None)
         connection.wake = None  # it ended the waits of others, and would end this one
         try:
             connection.write(self._head("bye", [], 0), deadline)

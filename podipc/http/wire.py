@@ -66,10 +66,9 @@ def number(fields: "Message", name: str, default: int = 0) -> int:
 def array_over(described: Described, memory: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
     """A view of bytes as the tensor that they are. Raises ``CorruptSegment``."""
     order: Literal["C", "F"] = "F" if described.order == "F" else "C"
+    buffer = memory.data if memory.size else bytearray(max(1, described.dtype.itemsize))
     try:
-        if not memory.size:
-            return np.empty(described.shape, described.dtype, order)
-        return np.ndarray(described.shape, described.dtype, memory.data, order=order)
+        return np.ndarray(described.shape, described.dtype, buffer, order=order)
     except (ValueError, TypeError) as error:
         raise CorruptSegment(f"this cannot be an array: {error}") from error
 
