@@ -8,6 +8,7 @@
 #include <stdbool.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -118,6 +119,17 @@ static inline int end_of(pid_t child)
         nap(500000);
     }
     return status;
+}
+
+/* fork(), where the child does not outlive a test that fails. */
+static inline pid_t fork_child(void)
+{
+    fflush(NULL);
+    pid_t parent = getpid(), child = fork();
+    MUST(child >= 0);
+    if (child == 0 && (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0 || getppid() != parent))
+        _exit(97);
+    return child;
 }
 
 static inline void kill_child(pid_t child)

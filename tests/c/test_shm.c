@@ -98,8 +98,7 @@ static char bytes[64 << 20];
 static void test_one_tensor(void)
 {
     char *path = place_path("one");
-    pid_t child = fork();
-    MUST(child >= 0);
+    pid_t child = fork_child();
     if (child == 0) {
         podipc_sender *tx = open_tx(options(path));
         podipc_tensor t = vector(5);
@@ -375,8 +374,7 @@ static void test_nothing_is_left_of_the_dead(void)
     for (int sender_dies = 0; sender_dies < 2; sender_dies++) {
         char *path = place_path("left");
         _Atomic int *ready = common(4096);
-        pid_t child = fork();
-        MUST(child >= 0);
+        pid_t child = fork_child();
         if (child == 0) {
             podipc_message m;
             podipc_sender *tx = sender_dies ? open_tx(options(path)) : NULL;
@@ -417,8 +415,7 @@ static void test_a_child_does_not_keep_the_memory(void)
 {
     char *path = place_path("child");
     _Atomic int *grandchild = common(4096);
-    pid_t child = fork();
-    MUST(child >= 0);
+    pid_t child = fork_child();
     if (child == 0) {
         podipc_receiver *rx = open_rx(options(path));
         podipc_message m;
@@ -587,9 +584,7 @@ static _Noreturn void soak_receiver(const char *path, struct soak *s, uint64_t r
 
 static pid_t start(const char *path, struct soak *s, bool sender, uint64_t life, uint64_t seed)
 {
-    fflush(stdout);
-    pid_t child = fork();
-    MUST(child >= 0);
+    pid_t child = fork_child();
     if (child == 0 && sender)
         soak_sender(path, s, life, seed);
     if (child == 0)
