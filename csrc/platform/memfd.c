@@ -12,6 +12,10 @@
 #ifndef F_SEAL_FUTURE_WRITE
 #define F_SEAL_FUTURE_WRITE 0x0010
 #endif
+/* Hosts with vm.memfd_noexec=2 refuse a memfd that could be executed. */
+#ifndef MFD_NOEXEC_SEAL
+#define MFD_NOEXEC_SEAL 0x0008U
+#endif
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23
 #endif
@@ -21,7 +25,9 @@ int pdi_memfd_create(const char *name, size_t size, bool commit, bool shared, st
 {
     int rc;
     *m = (struct pdi_memfd){.fd = -1, .size = size};
-    m->fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    m->fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL);
+    if (m->fd < 0 && errno == EINVAL) /* before Linux 6.3 */
+        m->fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (m->fd < 0)
         return pdi_fail(err, -errno, "memfd_create", "could not make shared memory of %zu bytes",
                         size);
