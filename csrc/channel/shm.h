@@ -3,7 +3,8 @@
  *
  *   shm_endpoint.c   an endpoint: directory, socket, bell, waiting, closing
  *   shm_control.c    its control thread: finds peers, shakes hands, sees them go
- *   shm_sender.c     the sender's data path
+ *   shm_sender.c     the sender: memory, copy, hand over
+ *   shm_deliver.c    its receivers: rings, tickets, who gets what
  *   shm_memory.c     the sender's arenas
  *   shm_receiver.c   the receiver's data path
  *
@@ -230,7 +231,18 @@ int pdi_sender_take(struct pdi_shm_sender *tx, uint64_t n, int64_t until, uint32
 int pdi_sender_announce(struct pdi_shm_sender *tx, struct pdi_tx_link *link, uint32_t chunk);
 /* Unmaps every arena that no loan is in; with `all`, every one. */
 void pdi_sender_unmap(struct pdi_shm_sender *tx, bool all);
+
+/* ---- shm_deliver.c; lock held in all ---- */
+extern const struct pdi_role_ops pdi_sender_role;
+/* Gives the tensor in `chunk` to one receiver, or to all. The caller keeps its own
+ * reference. -EAGAIN: nobody has room. */
+int pdi_sender_publish(struct pdi_shm_sender *tx, uint32_t chunk, const podipc_tensor *t,
+                       uint32_t *reached);
 /* Reads what the receivers let go. */
 void pdi_sender_collect(struct pdi_shm_sender *tx);
+/* Fills in what the links know: peers, queued, held. */
+void pdi_sender_count(struct pdi_shm_sender *tx, podipc_stats *out);
+/* Says goodbye to all receivers. How many messages nobody will get. */
+uint64_t pdi_sender_part(struct pdi_shm_sender *tx);
 
 #endif

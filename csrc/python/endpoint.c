@@ -73,18 +73,12 @@ int pd_options(pd_state *st, PyObject *args, PyObject *kwargs, bool receiver,
     return 0;
 }
 
-PyObject *pd_stats_dict(const podipc_stats *s, bool receiver)
+PyObject *pd_stats_dict(const podipc_stats *s)
 {
-    PyObject *both = Py_BuildValue("{s:K,s:K,s:K,s:K,s:K,s:K}", "messages", s->messages, "bytes",
-                                   s->bytes, "peers", s->peers, "peers_died", s->peers_died, "held",
-                                   s->held, "skipped", s->skipped);
-    if (receiver || !both)
-        return both;
-    PyObject *more = Py_BuildValue("{s:K,s:K,s:K,s:K,s:K,s:K}", "queued", s->queued, "redelivered",
-                                   s->redelivered, "lost_taken", s->lost_taken, "unheard",
-                                   s->unheard, "reserved", s->reserved, "max_bytes", s->max_bytes);
-    if (!more || PyDict_Update(both, more) < 0)
-        Py_CLEAR(both);
-    Py_XDECREF(more);
-    return both;
+    return Py_BuildValue("{s:K,s:K,s:K,s:K,s:K,s:K,s:K,s:K,s:K,s:K,s:K,s:K}", "messages",
+                         s->messages, "bytes", s->bytes, "peers", s->peers, "peers_died",
+                         s->peers_died, "queued", s->queued, "held", s->held, "redelivered",
+                         s->redelivered, "lost_taken", s->lost_taken, "skipped", s->skipped,
+                         "unheard", s->unheard, "reserved", s->reserved, "max_bytes",
+                         s->max_bytes);
 }

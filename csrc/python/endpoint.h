@@ -10,6 +10,6 @@ int pd_options(pd_state *st, PyObject *args, PyObject *kwargs, bool receiver,
                podipc_options *options, PyObject **address);
 
 /* stats() as a dict. */
-PyObject *pd_stats_dict(const podipc_stats *stats, bool receiver);
+PyObject *pd_stats_dict(const podipc_stats *stats);
 
 #endif

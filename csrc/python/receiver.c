@@ -182,7 +182,7 @@ static PyObject *receiver_stats(ReceiverObject *self, PyObject *Py_UNUSED(ignore
 {
     podipc_stats stats;
     podipc_receiver_stats(self->rx, &stats);
-    return pd_stats_dict(&stats, true);
+    return pd_stats_dict(&stats);
 }
 
 static void close_receiver(ReceiverObject *self)

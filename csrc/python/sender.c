@@ -259,7 +259,7 @@ static PyObject *sender_stats(SenderObject *self, PyObject *Py_UNUSED(ignored))
 {
     podipc_stats stats;
     podipc_sender_stats(self->tx, &stats);
-    return pd_stats_dict(&stats, false);
+    return pd_stats_dict(&stats);
 }
 
 static int close_sender(SenderObject *self)
