@@ -116,11 +116,15 @@ def test_every_method_is_in_the_table():
 
 def test_table_of_exceptions():
     """Each with the built-in it says it is."""
-    rows = dict(re.findall(r"^\| ((?:`\w+`(?:, )?)+) \| ((?:`\w+`(?:, )?)+) \|", README, re.MULTILINE))
+    rows = dict(
+        re.findall(r"^\| ((?:`\w+`(?:, )?)+) \| ((?:`\w+`(?:, )?)+) \|", README, re.MULTILINE)
+    )
     found = {}
     for names, bases in rows.items():
         kinds, likes = re.findall(r"\w+", names), re.findall(r"\w+", bases)
-        found |= dict(zip(kinds, likes if len(likes) == len(kinds) else likes * len(kinds), strict=True))
+        found |= dict(
+            zip(kinds, likes if len(likes) == len(kinds) else likes * len(kinds), strict=True)
+        )
     public = [getattr(podipc, name) for name in podipc.__all__]
     errors = [x for x in public if isinstance(x, type) and issubclass(x, podipc.PodipcError)]
     assert {kind.__name__ for kind in errors} - {"PodipcError"} == set(found)
