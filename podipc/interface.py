@@ -219,9 +219,8 @@ class Receiver(Protocol):
         """Counters since it was opened; those without meaning here are 0.
 
         ``messages``, ``bytes``: received. ``peers``: senders joined now.
-        ``peers_died``: gone without closing. ``queued``: ready to be received.
-        ``held``: received arrays that are still in use. ``skipped``: passed over
-        on purpose by ``latest=True``.
+        ``peers_died``: gone without closing. ``held``: received arrays that are
+        still in use. ``skipped``: passed over on purpose by ``latest=True``.
         """
 
     def close(self) -> None:

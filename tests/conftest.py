@@ -150,6 +150,7 @@ def podipc_dir(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
     # What a peer leaves goes when its control thread or the kernel gets round to it.
     deadline = time.monotonic() + float(os.environ.get("PODIPC_TEST_GRACE", "5"))
     while left and time.monotonic() < deadline:
+        gc.collect()
         time.sleep(0.02)
         left = _left_behind(base, entries, children, objects)
     shutil.rmtree(base, ignore_errors=True)
@@ -169,7 +170,6 @@ def _sweep(place: Path) -> None:
 def _left_behind(
     base: Path, entries: set[str], children: dict[int, str], objects: list[str] | None
 ) -> list[str]:
-    gc.collect()
     left = [f"/dev/shm/{name}" for name in _entries() - entries - {base.name}]
     # Of another UID's empty directory only that UID could clear /dev/shm.
     left += [

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
+from payload import same_values
 from strategies import dtypes
 from support import Child, free_port
 
@@ -71,13 +72,6 @@ def arrays(draw):
             case 3 if a.shape[axis] == 1 and a.size < 1000:
                 a = np.broadcast_to(a, (*a.shape[:axis], 3, *a.shape[axis + 1 :]))
     return a
-
-
-def same_values(a, b):
-    """Field by field, bit by bit: gaps between fields are nobody's, and NaN is NaN."""
-    if a.dtype.names is not None:
-        return all(same_values(a[name], b[name]) for name in a.dtype.names)
-    return a.tobytes() == b.tobytes()
 
 
 def check(echo, method, a, **how):
