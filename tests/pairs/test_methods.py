@@ -1,6 +1,7 @@
 """What holds for every method of communication, between real processes."""
 
 import collections
+import contextlib
 import os
 import random
 import signal
@@ -125,7 +126,7 @@ def test_senders_of_a_fifo_take_turns(spawn, address, method):
     with podipc.receiver(address) as rx:
         one, two = agent(spawn, "sender", address), agent(spawn, "sender", address)
         one.do("send", 1, 0)
-        with pytest.raises(Failed, match="Timeout.*sender"):
+        with pytest.raises(Failed, match=r"Timeout.*sender"):
             two.do("send", 2, 0, 16, 0.3)
         assert payload.check(rx.recv(30)) == (1, 0)
         two.start("send", 2, 0)
@@ -133,10 +134,8 @@ def test_senders_of_a_fifo_take_turns(spawn, address, method):
         one.end()
         got = []
         while not got:
-            try:
+            with contextlib.suppress(podipc.Closed):
                 got.append(payload.check(rx.recv(30)))
-            except podipc.Closed:
-                pass
         assert got == [(2, 0)]
         assert two.answer() == 1
         two.do("close")
@@ -505,10 +504,8 @@ def test_larger_than_the_budget_of_the_receiver(spawn, address, method):
         child.start("send", 1, 1)
         got = None
         while got is None:
-            try:
+            with contextlib.suppress(podipc.PeerDied, podipc.MemoryLimit, podipc.Closed):
                 got = payload.check(rx.recv(30))
-            except (podipc.PeerDied, podipc.MemoryLimit, podipc.Closed):
-                pass
         assert got == (1, 1)
         assert child.answer() == 1
         child.do("close")
