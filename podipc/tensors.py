@@ -194,7 +194,8 @@ def _build_struct(text: dict[str, Any], depth: int) -> "np.dtype[Any]":
         "itemsize": itemsize,
     }
     if "aligned" in text:
-        spec["aligned"] = text["aligned"] is True
+        # NumPy 1 divides by the alignment, which is 0 there for an aligned struct of no fields.
+        spec["aligned"] = text["aligned"] is True and all(inner.alignment for inner in dtypes)
     if "titles" in text:
         titles = text["titles"]
         if not isinstance(titles, list) or len(titles) != len(names):
