@@ -109,7 +109,7 @@ struct pdi_endpoint {
     struct pdi_link *links[PDI_LINKS];
     uint32_t link_count;
     struct pdi_link *settled; /* in no table, but with a socket that tells we live */
-    bool socket_full;         /* a peer did not read lately: a hint, unguarded */
+    pdi_word32 socket_full;   /* a peer did not read lately: a hint, unguarded */
 
     podipc_error complaint; /* a peer that could not join, reported once */
     bool has_complaint;

@@ -196,7 +196,7 @@ int pdi_sender_announce(struct pdi_shm_sender *tx, struct pdi_tx_link *link, uin
     int rc = pdi_link_packet(&link->link, PDI_ARENA, arena->id, arena->size, tx->memory[slot].fd);
     if (rc == 0)
         link->known[slot] = (uint64_t)arena->id + 1;
-    tx->ep.socket_full = rc == -EAGAIN;
+    pdi_poke32(&tx->ep.socket_full, rc == -EAGAIN);
     return rc;
 }
 
