@@ -79,6 +79,5 @@ PyObject *pd_stats_dict(const podipc_stats *s)
                          s->messages, "bytes", s->bytes, "peers", s->peers, "peers_died",
                          s->peers_died, "queued", s->queued, "held", s->held, "redelivered",
                          s->redelivered, "lost_taken", s->lost_taken, "skipped", s->skipped,
-                         "unheard", s->unheard, "reserved", s->reserved, "max_bytes",
-                         s->max_bytes);
+                         "unheard", s->unheard, "reserved", s->reserved, "max_bytes", s->max_bytes);
 }
