@@ -20,7 +20,7 @@ def test_all_pass(tmp_path):
     compiler = shutil.which("gcc") or shutil.which("cc")
     assert compiler, "a C compiler is needed, as to build podipc"
     run = subprocess.run(
-        [C_TESTS / "run.sh"], capture_output=True, text=True, cwd=tmp_path, timeout=900
+        [C_TESTS / "run.sh"], check=False, capture_output=True, text=True, cwd=tmp_path, timeout=900
     )
     assert run.returncode == 0, run.stdout + run.stderr
     for name in NAMES:
