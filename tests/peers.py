@@ -102,7 +102,8 @@ def swallow(address, options=None):
         say("open")
         while True:
             try:
-                say(payload.check(rx.recv(30)))
+                x = rx.recv(30)
+                say(payload.check(x))  # held until said: nothing is let go that nobody reports
             except podipc.PeerDied:
                 say("died")
             except podipc.Closed:
