@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "../core/error.h"
+#include "../platform/cgroup.h"
 #include "../platform/clock.h"
 #include "../platform/fifo.h"
 #include "../platform/io.h"
@@ -22,7 +23,9 @@ enum {
     QUOTA_AT_ONCE = 256 << 10, /* bytes read by a call that must not wait */
     NEWS_EVERY = 8,            /* tensors, before looking for news of other senders */
     EVENTS = 32,
+    SPIN_PAUSES = 255, /* at most, after as many vain looks in a row */
 };
+#define SPIN_NS   50000 /* as long as a wake-up takes, and the answer of the woken */
 #define ALARM_TAG UINT64_MAX
 
 struct stream_rx {
@@ -37,6 +40,8 @@ struct stream_rx {
     int alarm; /* raised by close(), when memory comes back, and for other waiting threads */
     unsigned waiting;
     bool closed;
+    bool can_spin;                    /* not with less than two processors */
+    uint32_t spin_pause, spin_pauses; /* waits to come that do not, of how many */
 
     struct pdi_conn **conns; /* index: low half of the tag */
     uint32_t conn_cap, conn_count, generation;
@@ -224,6 +229,28 @@ static void wait_news(struct stream_rx *rx, int64_t until)
     rx->since_news = 0;
 }
 
+/* Looks for news without sleeping: to be woken costs both sides more than many
+ * looks. Where that was in vain, the next ones sleep at once, twice as many each
+ * time, so that it costs nothing where news is rare. Whether there is any. */
+static bool spin(struct stream_rx *rx, int64_t until)
+{
+    if (!rx->can_spin || rx->spin_pause > 0) {
+        rx->spin_pause -= rx->spin_pause > 0;
+        return false;
+    }
+    int64_t end = pdi_now() + SPIN_NS;
+    do {
+        wait_news(rx, 0);
+        if (rx->first || rx->closed) {
+            rx->spin_pauses = 0;
+            return true;
+        }
+    } while (pdi_now() < (end < until ? end : until));
+    rx->spin_pauses = rx->spin_pauses < SPIN_PAUSES ? rx->spin_pauses * 2 + 1 : SPIN_PAUSES;
+    rx->spin_pause = rx->spin_pauses;
+    return false;
+}
+
 static void unblock(struct stream_rx *rx)
 {
     for (uint32_t i = 0; rx->blocked > 0 && i < rx->conn_cap; i++)
@@ -345,7 +372,8 @@ static int recv_locked(struct stream_rx *rx, int64_t until, podipc_message *out,
             return rc;
         if (until == 0 || pdi_now() >= until)
             return -EAGAIN;
-        wait_news(rx, until);
+        if (!spin(rx, until))
+            wait_news(rx, until);
         unblock(rx);
     }
 }
@@ -574,6 +602,7 @@ int pdi_stream_receiver_open(const podipc_options *options, podipc_receiver **ou
     rx->epoll = rx->alarm = -1;
     rx->greeter.listener = rx->greeter.stop = -1;
     rx->last = &rx->first;
+    rx->can_spin = pdi_cpus() >= 2;
     int rc = pdi_stream_at_open(options, &rx->at, err);
     if (rc < 0)
         goto err;
