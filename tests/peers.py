@@ -1,6 +1,9 @@
 """What the child processes of the tests do. Imported by them alone: light on purpose."""
 
+import contextlib
 import os
+import select
+import sys
 import threading
 import time
 
@@ -96,19 +99,50 @@ def flood(address, sender, words, options=None):
             number += 1
 
 
+def flood_until_told(address, sender, words, options=None):
+    """Send numbered tensors until told how many receivers there are in the end.
+
+    Then on until these have joined and have taken all; say the counters.
+    """
+    with podipc.sender(address, **(options or {})) as tx:
+        say("open")
+        number = 0
+        while not select.select([sys.stdin], [], [], 0)[0]:
+            try:
+                tx.send(payload.make(sender, number, words), 0.2)
+                number += 1
+            except (podipc.PeerDied, podipc.Timeout):
+                pass
+        receivers = hear()
+        while tx.stats()["queued"] or tx.stats()["peers"] != receivers:
+            with contextlib.suppress(podipc.PeerDied, podipc.Timeout):
+                tx.send(payload.make(sender, number, words), 0.05)
+                number += 1
+            time.sleep(0.01)
+        stats = tx.stats()
+        say({"sent": number, **stats})
+        hear()
+
+
 def swallow(address, options=None):
-    """Receive until killed or until the end, and say each one that was taken."""
+    """Receive until killed, until the end, or until the test is gone; say what was taken.
+
+    Each is held until it was said: who dies in between has it, as the sender sees it.
+    """
     with podipc.receiver(address, **(options or {})) as rx:
         say("open")
         while True:
             try:
-                x = rx.recv(30)
-                say(payload.check(x))  # held until said: nothing is let go that nobody reports
+                x = rx.recv(1)
+                say(payload.check(x))
             except podipc.PeerDied:
                 say("died")
             except podipc.Closed:
                 say("closed")
                 return
+            except podipc.Timeout:
+                if select.select([sys.stdin], [], [], 0)[0]:
+                    hear()
 
 
 def echo(there, back, options=None):
