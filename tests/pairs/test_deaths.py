@@ -173,6 +173,38 @@ def test_stopped_peer_is_not_dead(spawn, name):
         child.end()
 
 
+def test_arenas_for_a_stopped_receiver(spawn, name):
+    """Each size brings a new arena, which is announced by the socket: that fills up as well."""
+    with podipc.sender(name) as tx:
+        child = agent(spawn, "receiver", name)
+        tx.send(payload.make(1, 0), 30)
+        assert child.do("recv") == [1, 0]
+        child.signal(signal.SIGSTOP)
+        number = 1
+        with pytest.raises(podipc.Timeout):
+            while number < 2000:
+                tx.send(payload.make(1, number, 3 + int(1.02**number)), 0.5)
+                number += 1
+        child.signal(signal.SIGCONT)
+        for expected in range(1, number):
+            assert child.do("recv") == [1, expected]
+        child.do("close")
+        child.end()
+
+
+@pytest.mark.parametrize("role", ["sender", "receiver"])
+def test_closing_does_not_wait_for_a_stopped_peer(spawn, name, role):
+    endpoint = getattr(podipc, role)(name)
+    child = agent(spawn, "receiver" if role == "sender" else "sender", name)
+    child.do("peers", 1)
+    child.signal(signal.SIGSTOP)
+    with took_at_most(5):
+        endpoint.close()
+    child.signal(signal.SIGCONT)
+    child.do("close")
+    child.end()
+
+
 def test_held_arrays_outlive_a_dead_sender(spawn, name):
     with podipc.receiver(name) as rx:
         child = agent(spawn, "sender", name)

@@ -297,6 +297,24 @@ def test_restarts_leave_nothing(name):
         eventually(lambda: resources() <= before, "as many as before")
 
 
+@pytest.mark.parametrize("length", [100, 250, 1500])
+def test_long_paths(podipc_dir, length):
+    """Longer than the address of a socket may be."""
+    place = podipc_dir
+    while len(str(place)) < length:
+        place = place / ("d" * min(100, length - len(str(place))))
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with podipc.sender(f"shm://{place}") as tx, podipc.receiver(f"shm://{place}") as rx:
+        tx.send(payload.make(1, 0), 30)
+        assert payload.check(rx.recv(30)) == (1, 0)
+    assert not place.exists()
+    for parent in place.parents:
+        if parent.exists() and parent != podipc_dir.parent:
+            parent.rmdir()
+        elif parent == podipc_dir.parent:
+            break
+
+
 # --- peers that do not speak as they should ----------------------------------
 
 MAGIC = 0x0043504944504F50

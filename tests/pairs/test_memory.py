@@ -527,10 +527,13 @@ def test_held_by_the_thousand(name):
     """A receiver may hold many small ones at once."""
     with podipc.sender(name) as tx, podipc.receiver(name) as rx:
         held = []
-        for number in range(5000):
+        for number in range(20_000):
             tx.send(payload.make(1, number, 3), 30)
             held.append(rx.recv(30))
-        assert [payload.check(x)[1] for x in held] == list(range(5000))
+            assert not held[-1].flags.writeable
+        assert [payload.check(x)[1] for x in held] == list(range(20_000))
+        held.clear()
+        assert tx.stats()["held"] == 0
 
 
 @pytest.mark.parametrize("joined", [False, True])

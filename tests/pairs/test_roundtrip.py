@@ -13,7 +13,7 @@ from support import Child, free_port
 import podipc
 
 KEEPS_CHANNELS = True
-METHODS = ["shm", "tcp", "unix", "fifo", "file"]
+METHODS = ["shm", "tcp", "unix", "fifo", "file", "http"]
 
 
 @pytest.fixture(scope="module")

@@ -41,6 +41,36 @@ def test_there_and_back(spawn, address):
     child.end()
 
 
+@pytest.mark.parametrize("one", ["adaptive", "block", "spin"])
+@pytest.mark.parametrize("other", ["adaptive", "block", "spin"])
+def test_sides_that_wait_differently(spawn, name, one, other):
+    child = spawn(peers.agent, "receiver", f"{name}?wait={one}")
+    assert child.answer() == "open"
+    with podipc.sender(f"{name}?wait={other}") as tx:
+        for number in range(5):
+            child.start("recv")
+            time.sleep(0.01 * (number % 2))
+            tx.send(payload.make(1, number), 30)
+            assert child.answer() == [1, number]
+        child.do("close")
+    child.end()
+
+
+@pytest.mark.parametrize("semaphore", ["sender", "receiver"])
+def test_semaphores_only_with_semaphores(name, semaphore):
+    """Both sides are told."""
+    waits = {"sender": "block", "receiver": "block", semaphore: "semaphore"}
+    with (
+        podipc.sender(f"{name}?wait={waits['sender']}") as tx,
+        podipc.receiver(f"{name}?wait={waits['receiver']}") as rx,
+    ):
+        for call in (lambda: tx.send(np.zeros(3), 10), lambda: rx.recv(10)):
+            with pytest.raises(podipc.AddressError, match="wait=semaphore"):
+                call()
+        with pytest.raises(podipc.Timeout, match="semaphore"):
+            tx.send(np.zeros(3), 0.1)
+
+
 @pytest.mark.parametrize("first", ["sender", "receiver"])
 def test_any_start_order(spawn, name, first):
     second = "receiver" if first == "sender" else "sender"
@@ -413,6 +443,30 @@ def test_threads_that_send(name):
         for worker in workers:
             worker.join()
     assert got == {who: list(range(count)) for who in range(4)}
+
+
+def test_threads_that_send_different_dtypes(name):
+    """All wait at once for a receiver: each tensor keeps its own description."""
+    dtypes = [np.dtype([(f"field {i} {'x' * 30}", "i4")]) for i in range(6)]
+    dtypes += [np.dtype(code) for code in ("<f4", "<i4", "<u4", "|S4", "<m8[s]", "<M8[ns]")]
+    with podipc.sender(name) as tx:
+        workers = [
+            threading.Thread(target=tx.send, args=(np.full(3, i, "i8").astype("i4").view("u1"), 30))
+            for i in range(2)
+        ]
+        workers += [
+            threading.Thread(target=tx.send, args=(np.zeros(3, dtype), 30)) for dtype in dtypes
+        ]
+        for worker in workers:
+            worker.start()
+        time.sleep(0.2)
+        junk = [bytes([65 + i % 26]) * 100 for i in range(10_000)]
+        with podipc.receiver(name) as rx:
+            got = [rx.recv(30).dtype for _ in workers]
+        for worker in workers:
+            worker.join()
+        assert len(junk) == 10_000
+    assert sorted(map(str, got)) == sorted(map(str, [*dtypes, "uint8", "uint8"]))
 
 
 @pytest.mark.parametrize("what", ["recv", "send", "loan"])

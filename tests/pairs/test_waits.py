@@ -142,6 +142,38 @@ def test_a_handler_that_raises_ends_the_wait(spawn):
     child.end()
 
 
+def test_a_handler_that_uses_the_same_handle(spawn):
+    """It runs in the middle of a wait of that handle, with another dtype."""
+    name = unique_name()
+    child = spawn(
+        "import signal\n"
+        "tx = podipc.sender(args[0])\n"
+        "def handler(*_):\n"
+        "    tx.stats()\n"
+        "    try:\n"
+        "        tx.send(np.zeros(1, [('from the handler', 'f4')]), 0)\n"
+        "    except podipc.Timeout:\n"
+        "        pass\n"
+        "    tx.empty(100, 'c16')\n"
+        "signal.signal(signal.SIGUSR1, handler)\n"
+        "say('open')\n"
+        "tx.send(np.arange(3, dtype='i2'), 30)\n"
+        "say('sent')\n"
+        "tx.close()\n",
+        name,
+    )
+    child.expect("open")
+    for _ in range(5):
+        time.sleep(0.05)
+        child.signal(signal.SIGUSR1)
+    time.sleep(0.2)
+    with podipc.receiver(name) as rx:
+        x = rx.recv(30)
+        assert (x.dtype, x.tolist()) == (np.dtype("i2"), [0, 1, 2])
+    child.expect("sent")
+    child.end()
+
+
 def test_the_gil_is_free_while_waiting(spawn):
     child = spawn(
         "import threading\n"
