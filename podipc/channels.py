@@ -16,8 +16,10 @@ def sender(address: str, *, mode: int = 0o600, max_bytes: int | None = None) -> 
     """Open the sending side of a channel.
 
     Does not wait for a receiver: the two sides may be started in any order.
-    Several senders and receivers may use one channel; each tensor goes to one of
-    the receivers, in the order of its sender.
+    Several senders and receivers may use one channel of shm or file: each tensor
+    goes to one of the receivers, in the order of its sender (what a dead receiver
+    had not taken comes to another one later). A channel of tcp, unix or http has
+    one receiver and any number of senders, one of fifo one of each at a time.
 
     Parameters
     ----------
@@ -58,6 +60,8 @@ def sender(address: str, *, mode: int = 0o600, max_bytes: int | None = None) -> 
     ------
     AddressError
         The address or an option of it is not valid.
+    NotFound
+        The directory that the address names is not there: the volume is not mounted.
     NotPermitted
         The UID, or the mode of what is there, does not allow to join.
     NoSpace, MemoryLimit
@@ -72,7 +76,8 @@ def receiver(address: str, *, mode: int = 0o600, max_bytes: int | None = None) -
     """Open the receiving side of a channel.
 
     Does not wait for a sender: the two sides may be started in any order.
-    Several receivers of one channel share its tensors out between them.
+    Several receivers of one channel (of shm or file) share its tensors out
+    between them.
 
     Parameters
     ----------
@@ -81,9 +86,9 @@ def receiver(address: str, *, mode: int = 0o600, max_bytes: int | None = None) -
     mode
         As for `podipc.sender`; both sides should give the same.
     max_bytes
-        The largest tensor, in bytes, to be taken from tcp, unix, fifo, file and
-        http, whose tensors are in memory of this container. None takes a safe
-        share of its memory limit. Of no effect for shm, where the sender pays.
+        The largest tensor, in bytes, to be taken from tcp, unix, fifo and http,
+        whose tensors are in memory of this container. None takes a safe share of
+        its memory limit. Of no effect for shm, where the sender pays, and file.
 
     Returns
     -------
@@ -97,6 +102,8 @@ def receiver(address: str, *, mode: int = 0o600, max_bytes: int | None = None) -
         The address or an option of it is not valid.
     AddressInUse
         The port or path is taken by another process of the Pod.
+    NotFound
+        The directory that the address names is not there: the volume is not mounted.
     NotPermitted
         The UID, or the mode of what is there, does not allow to join.
     NoSpace, MemoryLimit

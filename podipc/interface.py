@@ -97,7 +97,8 @@ class Sender(Protocol):
         C-contiguous, writable ndarray of that shape and dtype. It is sent when the
         block ends, and dropped if the block raises. `timeout` (seconds) is for
         each of the two waits: for memory at the beginning and for a receiver at
-        the end. After the block the array is read-only. Raises what `send` raises.
+        the end. After the block the array is read-only; do not write to it through
+        views that were made before. Raises what `send` raises.
         """
 
     def empty(
@@ -110,7 +111,8 @@ class Sender(Protocol):
         """An uninitialised, C-contiguous ndarray in memory that can be sent without a copy.
 
         Pass it to `send` of the same sender, which then does not copy; afterwards
-        it is read-only. If it is never sent, its memory returns when the array
+        it is read-only. Views that were made of it before stay writable: do not
+        write through them any more. If it is never sent, its memory returns when the array
         and its views are gone. Where the method has no such memory (all but shm),
         it is an ordinary array. Raises what `send` raises.
         """
@@ -131,6 +133,8 @@ class Sender(Protocol):
 
         Ends the waits of other threads with ``Closed``. May be called again.
         Arrays from `empty` that were not sent stay valid, but cannot be sent.
+        Warns (``RuntimeWarning``) of tensors that nobody will get, because their
+        receivers left without taking them and no other came.
         """
 
     def __enter__(self) -> "Self":

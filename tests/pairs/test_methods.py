@@ -19,7 +19,7 @@ import podipc
 METHODS = ["shm", "tcp", "unix", "fifo", "file", "http"]
 ONE_RECEIVER = {"tcp", "unix", "fifo", "http"}  # it owns the port or path
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*will reach nobody:ResourceWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:.*will reach nobody:RuntimeWarning")
 
 
 def address_of(method, place):
