@@ -7,6 +7,7 @@
 #include "../core/error.h"
 #include "../platform/clock.h"
 #include "../platform/io.h"
+#include "../platform/poller.h"
 #include "../platform/rendezvous.h"
 #include "../platform/socket.h"
 #include "../platform/thread.h"
@@ -103,23 +104,24 @@ static void work(struct pdi_greeter *g)
 static void *run(void *arg)
 {
     struct pdi_greeter *g = arg;
-    int fds[2 + PDI_GREETER_PENDING];
+    struct pollfd polls[2 + PDI_GREETER_PENDING];
     for (;;) {
         int64_t until = INT64_MAX;
-        int n = 0;
+        uint32_t n = 0;
         pthread_mutex_lock(g->lock);
         bool can_accept = g->accept_error == 0 || g->accept_error == -EAGAIN;
-        fds[n++] = g->stop;
-        fds[n++] = can_accept ? g->listener : -1;
+        polls[n++] = (struct pollfd){.fd = g->stop, .events = POLLIN};
+        polls[n++] = (struct pollfd){.fd = can_accept ? g->listener : -1, .events = POLLIN};
         if (!can_accept)
             until = pdi_now() + NO_FILES;
         for (int i = 0; i < g->count; i++) {
-            fds[n++] = g->pending[i].fd;
+            polls[n++] = (struct pollfd){.fd = g->pending[i].fd, .events = POLLIN};
             if (g->pending[i].deadline < until)
                 until = g->pending[i].deadline;
         }
         pthread_mutex_unlock(g->lock);
-        if (pdi_wait_any(fds, n, until) & 1)
+        int ready = pdi_poll(polls, n, until == INT64_MAX ? -1 : pdi_poll_ms(until));
+        if (ready > 0 && polls[0].revents)
             return NULL;
         pthread_mutex_lock(g->lock);
         work(g);

@@ -169,30 +169,26 @@ static int renew_fifo(struct stream_rx *rx, podipc_error *err)
     return rc;
 }
 
+/* After a FIFO could not be renewed: tries again, so that the error is told, and is
+ * not the end. */
+static int find_again(struct stream_rx *rx, podipc_error *err)
+{
+    return rx->at.method == PODIPC_FIFO && rx->conn_count == 0 ? renew_fifo(rx, err) : 0;
+}
+
 /* A connection is over with result rc of pdi_conn_read(). What recv() returns, 0 to
  * go on. */
-static int leave(struct stream_rx *rx, struct pdi_conn *c, int rc, podipc_error *err)
+static int leave(struct stream_rx *rx, struct pdi_conn *c, int rc)
 {
-    bool was_in = c->state > PDI_CONN_GREETING;
-    bool fifo = rx->at.method == PODIPC_FIFO;
     rx->strangers += rc == PDI_CONN_STRANGER;
-    if (was_in) {
+    if (c->state > PDI_CONN_GREETING) {
         rx->ended = rc == PDI_CONN_LEFT;
         rx->died += rc != PDI_CONN_LEFT;
     }
-    if (!fifo) {
-        drop_conn(rx, c, false);
-    } else {
-        /* The new one first: without a reader the name would be free to take. */
-        podipc_error failed;
-        int renewed = renew_fifo(rx, &failed);
-        drop_conn(rx, c, false);
-        if (renewed < 0 && rc >= 0) {
-            if (err)
-                *err = failed;
-            return renewed;
-        }
-    }
+    /* The new one first: without a reader the name would be free to take. */
+    if (rx->at.method == PODIPC_FIFO)
+        (void)renew_fifo(rx, NULL);
+    drop_conn(rx, c, false);
     return rc < 0 ? rc : 0;
 }
 
@@ -301,7 +297,7 @@ static int read_queue(struct stream_rx *rx, podipc_message *out, uint64_t quota,
             return 0;
         }
         if (c->over) {
-            rc = leave(rx, c, rc, err);
+            rc = leave(rx, c, rc);
             if (rc < 0)
                 return rc;
         } else if (rc == -ENOBUFS) {
@@ -361,7 +357,10 @@ static int recv_locked(struct stream_rx *rx, int64_t until, podipc_message *out,
     for (;;) {
         if (rx->closed)
             return closed(rx, err);
-        int rc = read_queue(rx, out, until ? UINT64_MAX : QUOTA_AT_ONCE, stop, err);
+        int rc = find_again(rx, err);
+        if (rc < 0)
+            return rc;
+        rc = read_queue(rx, out, until ? UINT64_MAX : QUOTA_AT_ONCE, stop, err);
         if (rc == -EINPROGRESS)
             return -EAGAIN;
         if (rc == -EAGAIN)

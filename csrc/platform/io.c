@@ -1,7 +1,6 @@
 #include "io.h"
 
 #include <errno.h>
-#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <sys/epoll.h>
@@ -11,6 +10,7 @@
 #include <unistd.h>
 
 #include "clock.h"
+#include "poller.h"
 
 static ssize_t result(ssize_t n)
 {
@@ -92,25 +92,13 @@ void pdi_wait_io(int fd, bool writable, int alarm, int64_t until)
 {
     struct pollfd fds[2] = {{.fd = alarm, .events = POLLIN},
                             {.fd = fd, .events = writable ? POLLIN | POLLOUT : POLLIN}};
-    (void)poll(fds, fd >= 0 ? 2 : 1, pdi_poll_ms(until));
+    (void)pdi_poll(fds, fd >= 0 ? 2 : 1, pdi_poll_ms(until));
 }
 
 void pdi_wait_one(int fd, bool writable, int64_t until)
 {
     struct pollfd p = {.fd = fd, .events = writable ? POLLOUT : POLLIN};
     (void)poll(&p, 1, pdi_poll_ms(until));
-}
-
-uint64_t pdi_wait_any(const int *fds, int n, int64_t until)
-{
-    struct pollfd polled[64];
-    uint64_t ready = 0;
-    for (int i = 0; i < n; i++)
-        polled[i] = (struct pollfd){.fd = fds[i], .events = POLLIN};
-    if (poll(polled, (nfds_t)n, pdi_poll_ms(until)) > 0)
-        for (int i = 0; i < n; i++)
-            ready |= (uint64_t)(polled[i].revents != 0) << i;
-    return ready;
 }
 
 int pdi_epoll_open(int *fd)

@@ -30,10 +30,6 @@ void pdi_wait_io(int fd, bool writable, int alarm, int64_t until);
 /* Waits until fd can be written (`writable`) or else read, or has hung up, at most until
  * `until`. With fd -1 it only waits. Returns early after a signal. */
 void pdi_wait_one(int fd, bool writable, int64_t until);
-/* Waits until one of n (<= 64) descriptors can be read or hung up, at most until
- * `until`; those below 0 are left out. Bit i of the result: fds[i]. */
-uint64_t pdi_wait_any(const int *fds, int n, int64_t until);
-
 /* Edge-triggered epoll: reports a descriptor once for each time something new is
  * to be read or it hangs up. The alarm, added with `edge` false, is reported as
  * long as it is raised. */

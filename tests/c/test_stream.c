@@ -49,6 +49,24 @@ static podipc_error err;
 
 /* ---- addresses, endpoints, tensors ---- */
 
+/* One that nobody has now, and that no connection gets by chance: below those. */
+static uint16_t free_port(int i)
+{
+    const int on = 1;
+    for (;; i += 997) {
+        struct sockaddr_in a = {.sin_family = AF_INET};
+        a.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+        uint16_t port = (uint16_t)(20000 + (getpid() * 61 + i) % 12000);
+        a.sin_port = htons(port);
+        int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        MUST(setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) == 0);
+        bool free = bind(fd, (struct sockaddr *)&a, sizeof a) == 0 && listen(fd, 1) == 0;
+        close(fd);
+        if (free)
+            return port;
+    }
+}
+
 static podipc_options fresh(void)
 {
     static int count;
@@ -57,7 +75,7 @@ static podipc_options fresh(void)
     int i = count++;
     if (method == PODIPC_TCP) {
         o.path = "127.0.0.1";
-        o.port = (uint16_t)(20000 + (getpid() * 61 + i) % 12000); /* below the ephemeral ones */
+        o.port = free_port(i);
     } else {
         (void)snprintf(path[i % 16], sizeof path[0], "%s/%d", base, i);
         o.path = path[i % 16];
