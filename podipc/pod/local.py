@@ -341,6 +341,8 @@ class Pod:
                     uid=_KEEP if uid is None else uid,
                     gid=_KEEP if gid is None else gid,
                     umask=_KEEP if umask is None else umask,
+                    setup=(),
+                    container=-1,
                 )
             except (NotFound, NotPermitted, SystemCallError) as error:
                 # A directory of the PATH that may not be searched hides nothing that could run.
