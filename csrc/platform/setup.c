@@ -91,9 +91,13 @@ static int make_read_only(const char *target)
 static int bind_mount(const char *source, const char *target, const char *flags)
 {
     struct stat there;
+    int rc = 0;
+    if (strchr(flags, 's') && stat(source, &there) < 0)
+        rc = make_directory(source, 0777);
+    if (rc < 0)
+        return rc;
     if (stat(source, &there) < 0)
         return errno == ENOENT && strchr(flags, 't') ? 0 : -errno;
-    int rc = 0;
     if (strchr(flags, 'm'))
         rc = S_ISDIR(there.st_mode) ? make_directory(target, 0755) : make_file(target);
     if (rc == 0 && mount(source, target, NULL, MS_BIND | MS_REC, NULL) < 0)

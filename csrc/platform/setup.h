@@ -6,7 +6,7 @@
  *
  *     tmpfs   TARGET OPTIONS        an empty tmpfs, with the mount options
  *     bind    SOURCE TARGET FLAGS   SOURCE and all below it; m: make TARGET, r: read-only,
- *                                   t: go on if SOURCE has gone
+ *                                   s: make SOURCE, t: go on if SOURCE has gone
  *     mkdir   PATH MODE             with its parents; MODE is octal
  *     own     PATH GID MODE         the group and the mode; an empty GID leaves the group
  *     symlink TEXT PATH
