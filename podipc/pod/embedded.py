@@ -50,6 +50,8 @@ class Container:
         Why it ended: ``Completed``, ``Error``, ``OOMKilled``; "" while it has not.
     restarts
         How often it has been started again.
+    is_init
+        Whether it is an init container, sidecars included.
     """
 
     def __init__(self, pod: Pod, spec: manifests.Container, *, init: bool) -> None:
@@ -60,7 +62,7 @@ class Container:
         self.restarts = 0
         self._pod = pod
         self._spec = spec
-        self._is_init = init
+        self.is_init = init
         self._log = Log()
         self._process: local.Container | None = None
         self._pipe: int | None = None
@@ -244,8 +246,8 @@ class Pod:
         self._changed = threading.Condition(threading.RLock())
         self._env = {c.name: environment.variables(spec, c, self._uid) for c in spec.everyone()}
         _check(spec)
-        self._init = [c for c in self.containers.values() if c._is_init]
-        self._main = [c for c in self.containers.values() if not c._is_init]
+        self._init = [c for c in self.containers.values() if c.is_init]
+        self._main = [c for c in self.containers.values() if not c.is_init]
         self._pod = local.Pod(_label(spec.name), grace=0)
         try:
             self._prepare(at_end)
@@ -330,6 +332,7 @@ class Pod:
             self._ending = True
         self._wake()
         self._thread.join()
+        self._pod.close()
 
     # What the thread does
 
@@ -381,7 +384,8 @@ class Pod:
             self._finish()
 
     def _finish(self) -> None:
-        self._pod.close()
+        # The Pod's own process and its volumes stay until close().
+        local.stop_all([c._process for c in self.containers.values() if c._process], 0)
         for container in self.containers.values():
             self._reap(container)
             self._drain(container)
