@@ -129,7 +129,7 @@ class Node:
     def bytes(self) -> int:
         """A quantity in whole bytes, at least one."""
         amount = self.quantity()
-        if amount != int(amount) or amount < 1:
+        if amount != int(amount) or not 1 <= amount < 2**63:
             self.wrong("a whole number of bytes, at least 1 (64Mi, 1G; m is a thousandth)")
         return int(amount)
 
@@ -188,7 +188,10 @@ def documents(file: Path) -> Iterator[Node]:
     except OSError as error:
         raise ManifestError(f"{source}: cannot be read: {error.strerror}", source) from error
     read = _json if text.lstrip().startswith("{") else _yaml
-    found = [document for document in read(text, source) if document is not None]
+    try:
+        found = [document for document in read(text, source) if document is not None]
+    except RecursionError as error:
+        raise ManifestError(f"{source}: is nested too deep for a manifest", source) from error
     if not found:
         raise ManifestError(f"{source}: is empty; expected a Pod manifest", source)
     for number, document in enumerate(found, 1):

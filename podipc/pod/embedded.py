@@ -356,6 +356,8 @@ class Pod:
                 f"Pod {self.name!r}: volumes and working directories of the manifest need mount "
                 f"namespaces: {'; '.join(self._pod.notes)}"
             )
+        for container in spec.everyone():
+            self._pod.may_become(container.name, **self._ids(container))
         by_name = {c.name: c for c in spec.everyone()}
         controllers = cgroups.controllers()
         group = f"podipc-{_label(spec.name)}-{unique}"
@@ -445,7 +447,6 @@ class Pod:
             self._start(container)
             return True
         if container._again:
-            container.restarts += 1
             self._start(container)
             return True
         if policy == "Never" or (policy == "OnFailure" and container.returncode == 0):
@@ -457,7 +458,6 @@ class Pod:
             container._failures += 1
             self._state(container, "backoff")
         if now >= container._due:
-            container.restarts += 1
             self._start(container)
         return True
 
@@ -468,7 +468,7 @@ class Pod:
 
     def _start(self, container: Container) -> None:
         spec = container._spec
-        limits = self._limits[container.name]
+        limits, setup = self._limits[container.name], self._setup(spec)
         read, write = os.pipe2(os.O_CLOEXEC)
         try:
             os.set_blocking(read, False)
@@ -481,7 +481,7 @@ class Pod:
                 stdin=local.DEVNULL,
                 stdout=write,
                 stderr=write,
-                setup=self._setup(spec),
+                setup=setup,
                 **self._ids(spec),
             )
         except PodipcError as error:
@@ -497,6 +497,7 @@ class Pod:
             container._process, container._pipe = process, read
             container._oom = limits.kills()
             container._runs += 1
+            container.restarts = container._runs - 1
             container._due, container._again, container._stopping = None, False, None
             container._began = time.monotonic()
             container.reason = ""

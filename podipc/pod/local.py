@@ -417,7 +417,7 @@ class Pod:
             raise ValueError(f"the command of container {name!r} is empty")
         paths = _candidates(argv[0], environment)
         if uid is not None or gid is not None:
-            uid, gid = self._may_become(name, uid, gid, groups)
+            uid, gid = self.may_become(name, uid, gid, groups)
 
         with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
             pipes, fds = _streams(streams, ours, theirs)
@@ -471,9 +471,10 @@ class Pod:
         """What Kubernetes sets, and what of the host's would be wrong in there."""
         return {"HOSTNAME": name} if self.isolation["uts"] else {}
 
-    def _may_become(
+    def may_become(
         self, name: str, uid: int | None, gid: int | None, groups: Sequence[int]
     ) -> tuple[int | None, int | None]:
+        """The UID and GID to change to, if any; if it is not possible, that is said in `notes`."""
         own_uid, own_gid = os.geteuid(), os.getegid()
         if uid in (None, own_uid) and gid in (None, own_gid) and not groups:
             return None, None
