@@ -3,6 +3,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -34,6 +35,12 @@ static int open_directory(int at, const char *name)
     if (fd < 0 && errno == EACCES && fchmodat(at, name, 0700, 0) == 0)
         fd = openat(at, name, flags);
     return fd < 0 ? -errno : fd;
+}
+
+/* true if that changed anything. */
+static bool make_usable(int dir, const struct stat *st)
+{
+    return st->st_uid == geteuid() && (st->st_mode & 0700) != 0700 && fchmod(dir, 0700) == 0;
 }
 
 /* Removes all entries of `dir` but directories with something in them; the name
@@ -77,8 +84,7 @@ static int empty(int top, dev_t device)
             close(dir);
             return -EXDEV;
         }
-        if (st.st_uid == geteuid() && (st.st_mode & 0700) != 0700)
-            progress |= fchmod(dir, 0700) == 0;
+        progress |= make_usable(dir, &st);
         progress |= remove_entries(dir, inner);
         for (unsigned i = 0; inner[0]; i++) {
             char moved[32] = ".podipc-sweep-";
@@ -88,6 +94,9 @@ static int empty(int top, dev_t device)
                 progress = true;
                 break;
             }
+            /* To move a directory it has to be writable as well. */
+            if (errno == EACCES && i == 0 && fchmodat(dir, inner, 0700, 0) == 0)
+                continue;
             if (errno != ENOTEMPTY && errno != EEXIST)
                 break;
         }
@@ -108,7 +117,11 @@ int pdi_sweep(const char *path)
     if (dir < 0)
         return dir;
     struct stat st;
-    int rc = fstat(dir, &st) == 0 ? empty(dir, st.st_dev) : -errno;
+    int rc = fstat(dir, &st) == 0 ? 0 : -errno;
+    if (rc == 0) {
+        (void)make_usable(dir, &st);
+        rc = empty(dir, st.st_dev);
+    }
     close(dir);
     return rmdir(path) == 0 ? 0 : rc < 0 ? rc : -errno;
 }
