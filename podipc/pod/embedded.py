@@ -12,10 +12,12 @@ import contextlib
 import os
 import secrets
 import selectors
+import sys
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -244,7 +246,11 @@ class Pod:
         self._error: PodipcError | None = None
         self._ending = False
         self._changed = threading.Condition(threading.RLock())
-        self._env = {c.name: environment.variables(spec, c, self._uid) for c in spec.everyone()}
+        # As in an image that podipc is installed in: `python` and `podipc` are those of here.
+        base = {"PATH": _path()}
+        self._env = {
+            c.name: {**base, **environment.variables(spec, c, self._uid)} for c in spec.everyone()
+        }
         _check(spec)
         self._init = [c for c in self.containers.values() if c.is_init]
         self._main = [c for c in self.containers.values() if not c.is_init]
@@ -507,12 +513,24 @@ class Pod:
             self._changed.notify_all()
 
     def _directory(self, spec: manifests.Container) -> str:
-        return spec.directory or os.getcwd()
+        """The working directory: without one in the manifest ours, if it is open to the user."""
+        here = Path(os.getcwd())
+        user = self._user(spec)
+        if spec.directory is None and user and not all(map(user.may_search, (here, *here.parents))):
+            return "/"
+        return spec.directory or str(here)
+
+    def _user(self, spec: manifests.Container) -> mounts.User | None:
+        ids = self._ids(spec)
+        if os.geteuid() != 0 or self._pod.isolation["user"] or ids["uid"] in (None, 0):
+            return None
+        gid = os.getegid() if ids["gid"] is None else ids["gid"]
+        return mounts.User(ids["uid"], frozenset([gid, *ids["groups"]]))
 
     def _setup(self, spec: manifests.Container) -> list[local.Operation]:
         operations = self._join(spec)
         if self._prefix:
-            operations += mounts.container_setup(self.spec, spec, self._scratch)
+            operations += mounts.container_setup(self.spec, spec, self._scratch, self._user(spec))
         return operations
 
     def _join(self, spec: manifests.Container) -> list[local.Operation]:
@@ -678,6 +696,12 @@ def _ended(container: Container) -> str:
     last = container.logs().rstrip().rpartition("\n")[2]
     text = f"{container._pod.spec.source}: {container._spec.path}: container "
     return f"{text}{container.name!r} {how}" + (f"; it last said: {last[:500]}" if last else "")
+
+
+def _path() -> str:
+    own = os.path.dirname(sys.executable)
+    rest = os.environ.get("PATH", os.defpath).split(os.pathsep)
+    return os.pathsep.join([own, *(directory for directory in rest if directory != own)])
 
 
 def _label(name: str) -> str:

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from podipc.pod.errors import ManifestError, NotHere
@@ -60,8 +62,15 @@ def pod_setup(pod: Pod, scratch: str, memory: int | None, *, may_own: bool) -> l
     return operations
 
 
-def container_setup(pod: Pod, container: Container, scratch: str) -> list[Operation]:
+def container_setup(
+    pod: Pod, container: Container, scratch: str, user: User | None = None
+) -> list[Operation]:
     """What the process of a container does before its program.
+
+    Parameters
+    ----------
+    user
+        Whom it runs as, if that is somebody else: Python has to be within reach then.
 
     Raises
     ------
@@ -78,7 +87,7 @@ def container_setup(pod: Pod, container: Container, scratch: str) -> list[Operat
     directory = container.directory
     if directory and not os.path.exists(directory):
         targets.append(os.path.realpath(directory))
-    operations = _root(pod, container, targets)
+    operations = _root(pod, container, targets, user)
     for target, mount in mounts:
         volume = volumes[mount.volume]
         source, flags = _place(volume, scratch), "m"
@@ -155,7 +164,9 @@ def _wrong(pod: Pod, path: str, text: str) -> ManifestError:
     return ManifestError(f"{pod.source}: {path}: {text}", pod.source, path)
 
 
-def _root(pod: Pod, container: Container, targets: Sequence[str]) -> list[Operation]:
+def _root(
+    pod: Pod, container: Container, targets: Sequence[str], user: User | None
+) -> list[Operation]:
     """A new root, in which there is or can be made what is to be mounted on."""
     opened = {"/"}
     for target in targets:
@@ -168,20 +179,57 @@ def _root(pod: Pod, container: Container, targets: Sequence[str]) -> list[Operat
             path = next((m.path for m in container.mounts if m.target == target), container.path)
             raise _wrong(pod, path, f"{target} cannot be made: {above} is no directory here")
         opened.update({above, *map(str, Path(above).parents)})
+    narrow = user.closed(_python()) if user else set()
+    wanted = {str(p) for path in _python() for p in (path, *path.parents)}
+    for directory in narrow:
+        opened.update({directory, *map(str, Path(directory).parents)})
     operations: list[Operation] = [("tmpfs", _ROOT, "mode=0755")]
     for directory in sorted(opened):
+        # The rest of what was closed to the user was that anyway.
+        only = wanted if directory in narrow else None
+        entries = _entries(directory, opened, only)
         if directory != "/":
             mode = stat.S_IMODE(os.stat(directory).st_mode)
+            mode |= 0o111 if directory in narrow else 0
             operations.append(("mkdir", _ROOT + directory, f"{mode:o}"))
-        operations += _entries(directory, opened)
+        operations += entries
     return operations
+
+
+@dataclass(frozen=True)
+class User:
+    """Whom a container runs as, where that is not whom this process runs as."""
+
+    uid: int
+    gids: frozenset[int]
+
+    def may_search(self, directory: Path) -> bool:
+        """Whether a directory is open to that user; what is above is not looked at."""
+        found = directory.stat()
+        if self.uid == 0:
+            return True
+        shift = 6 if found.st_uid == self.uid else 3 if found.st_gid in self.gids else 0
+        return bool(found.st_mode >> shift & 1)
+
+    def closed(self, paths: Iterable[Path]) -> set[str]:
+        """The directories on the way to `paths` that are closed to that user."""
+        above = {directory for path in paths for directory in path.parents}
+        return {str(directory) for directory in above if not self.may_search(directory)}
+
+
+def _python() -> list[Path]:
+    """Where this Python and podipc are, with all symbolic links on the way resolved or not."""
+    import podipc
+
+    places = {sys.prefix, sys.base_prefix, os.path.dirname(podipc.__file__ or sys.prefix)}
+    return [Path(p) for place in places for p in {os.path.abspath(place), os.path.realpath(place)}]
 
 
 def _within(target: str, others: Iterable[str]) -> bool:
     return any(target.startswith(other + "/") for other in others)
 
 
-def _entries(directory: str, opened: set[str]) -> list[Operation]:
+def _entries(directory: str, opened: set[str], only: set[str] | None) -> list[Operation]:
     operations: list[Operation] = []
     try:
         entries = sorted(os.scandir(directory), key=lambda entry: entry.name)
@@ -190,7 +238,7 @@ def _entries(directory: str, opened: set[str]) -> list[Operation]:
             f"a directory cannot be made in {directory}, which is not readable: {error.strerror}"
         ) from error
     for entry in entries:
-        if entry.path in opened:
+        if entry.path in opened or (only is not None and entry.path not in only):
             continue
         if entry.is_symlink():
             operations.append(("symlink", os.readlink(entry.path), _ROOT + entry.path))

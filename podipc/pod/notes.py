@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 
 from podipc.pod.manifest import Pod
 
@@ -35,7 +36,10 @@ _REASONS = {
 
 def of(pod: Pod) -> list[str]:
     """One line for everything in the manifest that has no effect here."""
-    found = ["image: not used, the programs are those of this machine"]
+    found = [
+        "image: not used, the programs are those of this machine, "
+        f"and python is that of {os.path.dirname(sys.executable)}"
+    ]
     if any(container.ports for container in pod.everyone()):
         found.append("ports: information only, as in a cluster; nothing is published")
     for path in pod.others:
