@@ -1,4 +1,4 @@
-"""The command line: `podipc compare`, `podipc ls`, `podipc rm`."""
+"""The command line: `podipc compare`, `podipc ls`, `podipc rm`, `podipc pod`."""
 
 from __future__ import annotations
 

@@ -10,22 +10,19 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import selectors
-import sys
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from podipc._core import Closed, PodipcError, Timeout
-from podipc.pod import cgroups, environment, local, mounts, notes
+from podipc.pod import local
 from podipc.pod import manifest as manifests
-from podipc.pod.errors import ManifestError, NotHere, PodError, UnknownPod
+from podipc.pod.errors import PodError, UnknownPod
 from podipc.pod.log import Log
+from podipc.pod.sandbox import Sandbox
 
 __all__ = ["Container", "Pod"]
 
@@ -186,7 +183,8 @@ class Container:
             process = self._process
             if process is None or self.state != "running":
                 raise Closed(f"container {self.name!r} does not run: {self.state}")
-            return self._pod._exec(self, process, command, (stdin, stdout, stderr))
+            streams = (stdin, stdout, stderr)
+            return self._pod._sandbox.exec(self._spec, process, command, streams)
 
 
 class Pod:
@@ -238,29 +236,16 @@ class Pod:
         self.grace = float(spec.grace) if grace is None else grace
         self.phase = "Pending"
         self.message = ""
-        self.notes = notes.of(spec)
         self.containers = {c.name: Container(self, c, init=c in spec.init) for c in spec.everyone()}
         self._watcher = watcher
         self._backoff = backoff
-        self._uid = str(uuid.uuid4())
         self._error: PodipcError | None = None
         self._ending = False
         self._changed = threading.Condition(threading.RLock())
-        # As in an image that podipc is installed in: `python` and `podipc` are those of here.
-        base = {"PATH": _path()}
-        self._env = {
-            c.name: {**base, **environment.variables(spec, c, self._uid)} for c in spec.everyone()
-        }
-        _check(spec)
         self._init = [c for c in self.containers.values() if c.is_init]
         self._main = [c for c in self.containers.values() if not c.is_init]
-        self._pod = local.Pod(_label(spec.name), grace=0)
-        try:
-            self._prepare(at_end)
-        except BaseException:
-            self._pod.close()
-            raise
-        self.notes += [note for note in self._pod.notes if note not in self.notes]
+        self._sandbox = Sandbox(spec, at_end)
+        self.notes = self._sandbox.notes
         self._selector = selectors.DefaultSelector()
         self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._selector.register(self._wake_read, selectors.EVENT_READ)
@@ -297,7 +282,7 @@ class Pod:
     @property
     def isolation(self) -> dict[str, bool]:
         """What was made, as in `local.Pod`."""
-        return self._pod.isolation
+        return self._sandbox.pod.isolation
 
     def ready(self, timeout: float | None = None) -> None:
         """Wait until all containers have been started.
@@ -338,44 +323,9 @@ class Pod:
             self._ending = True
         self._wake()
         self._thread.join()
-        self._pod.close()
+        self._sandbox.close()
 
     # What the thread does
-
-    def _prepare(self, at_end: Sequence[str]) -> None:
-        spec, made = self.spec, self._pod.isolation
-        has_mounts = any(c.mounts or c.directory for c in spec.everyone())
-        self._prefix = ""
-        unique = secrets.token_hex(4)
-        self._scratch = f"{_disk()}/podipc-{_label(spec.name)}-{unique}"
-        operations: list[local.Operation] = []
-        if made["mount"]:
-            limits = [c.memory for c in spec.everyone()]
-            memory = sum(filter(None, limits)) if all(limits) else None
-            is_root = os.geteuid() == 0 and not made["user"]
-            may_own = is_root or spec.fs_group == os.getegid()
-            operations += mounts.pod_setup(spec, self._scratch, memory, may_own=may_own)
-            self.notes += notes.of_fs_group(spec, is_root=is_root)
-            self._prefix = mounts.HOST
-        elif has_mounts:
-            raise NotHere(
-                f"Pod {self.name!r}: volumes and working directories of the manifest need mount "
-                f"namespaces: {'; '.join(self._pod.notes)}"
-            )
-        for container in spec.everyone():
-            self._pod.may_become(container.name, **self._ids(container))
-        by_name = {c.name: c for c in spec.everyone()}
-        controllers = cgroups.controllers()
-        group = f"podipc-{_label(spec.name)}-{unique}"
-        groups = cgroups.groups(group, by_name, controllers)
-        operations += [("at-end", f"{self._prefix}{path}") for path in (*at_end, *groups)]
-        self._pod.setup(operations)
-        self._limits = cgroups.make(group, by_name, controllers)
-        self.notes += [
-            f"{by_name[name].path}.resources.limits.{what}: not enforced, {reason}"
-            for name, limits in self._limits.items()
-            for what, reason in limits.refused.items()
-        ]
 
     def _run(self) -> None:
         try:
@@ -473,26 +423,11 @@ class Pod:
             self._changed.notify_all()
 
     def _start(self, container: Container) -> None:
-        spec = container._spec
-        limits, setup = self._limits[container.name], self._setup(spec)
+        oom = self._sandbox.kills(container._spec)
         read, write = os.pipe2(os.O_CLOEXEC)
         try:
             os.set_blocking(read, False)
-            env = self._env[spec.name]
-            process = self._pod.start(
-                spec.name,
-                environment.command(spec, env),
-                env=env,
-                cwd=self._directory(spec),
-                stdin=local.DEVNULL,
-                stdout=write,
-                stderr=write,
-                setup=setup,
-                **self._ids(spec),
-            )
-        except PodipcError as error:
-            os.close(read)
-            raise _located(self.spec, spec, error) from error
+            process = self._sandbox.start(container._spec, write)
         except BaseException:
             os.close(read)
             raise
@@ -501,7 +436,7 @@ class Pod:
         self._drain(container)
         with self._changed:
             container._process, container._pipe = process, read
-            container._oom = limits.kills()
+            container._oom = oom
             container._runs += 1
             container.restarts = container._runs - 1
             container._due, container._again, container._stopping = None, False, None
@@ -511,59 +446,6 @@ class Pod:
             self._selector.register(read, selectors.EVENT_READ, container)
             self._selector.register(process.fileno(), selectors.EVENT_READ)
             self._changed.notify_all()
-
-    def _directory(self, spec: manifests.Container) -> str:
-        """The working directory: without one in the manifest ours, if it is open to the user."""
-        here = Path(os.getcwd())
-        user = self._user(spec)
-        if spec.directory is None and user and not all(map(user.may_search, (here, *here.parents))):
-            return "/"
-        return spec.directory or str(here)
-
-    def _user(self, spec: manifests.Container) -> mounts.User | None:
-        ids = self._ids(spec)
-        if os.geteuid() != 0 or self._pod.isolation["user"] or ids["uid"] in (None, 0):
-            return None
-        gid = os.getegid() if ids["gid"] is None else ids["gid"]
-        return mounts.User(ids["uid"], frozenset([gid, *ids["groups"]]))
-
-    def _setup(self, spec: manifests.Container) -> list[local.Operation]:
-        operations = self._join(spec)
-        if self._prefix:
-            operations += mounts.container_setup(self.spec, spec, self._scratch, self._user(spec))
-        return operations
-
-    def _join(self, spec: manifests.Container) -> list[local.Operation]:
-        return [("join", f"{self._prefix}{group}") for group in self._limits[spec.name].groups]
-
-    def _ids(self, spec: manifests.Container) -> dict[str, Any]:
-        user, group = _who(self.spec, spec)
-        groups = sorted({*self.spec.groups, *filter(None, [self.spec.fs_group])})
-        if groups and user is None and os.geteuid() == 0:
-            user = 0
-        if os.geteuid() != 0:
-            groups = []
-        return {"uid": user, "gid": group, "groups": groups}
-
-    def _exec(
-        self,
-        container: Container,
-        process: local.Container,
-        command: Sequence[str],
-        streams: tuple[local.Stream, local.Stream, local.Stream],
-    ) -> local.Container:
-        spec = container._spec
-        return self._pod.exec(
-            process,
-            command,
-            env=self._env[spec.name],
-            cwd=self._directory(spec),
-            stdin=streams[0],
-            stdout=streams[1],
-            stderr=streams[2],
-            setup=self._join(spec),
-            **self._ids(spec),
-        )
 
     def _reap(self, container: Container) -> None:
         process = container._process
@@ -582,7 +464,7 @@ class Pod:
             container._failures = 0
         with self._changed:
             container.returncode = code
-            oom = self._limits[container.name].kills() > container._oom
+            oom = self._sandbox.kills(container._spec) > container._oom
             container.reason = "OOMKilled" if oom else "Error" if code else "Completed"
             container.state = "terminated"
             self._changed.notify_all()
@@ -650,45 +532,6 @@ class Pod:
                 self._reap(container)
 
 
-def _check(spec: manifests.Pod) -> None:
-    mounts.check(spec)
-    for container in spec.everyone():
-        if not container.command:
-            raise ManifestError(
-                f"{spec.source}: {container.path}.command: is missing; the local runtime has no "
-                f"image ({container.image}) whose entry point it could take",
-                spec.source,
-                f"{container.path}.command",
-            )
-        user, _ = _who(spec, container)
-        non_root = container.security.non_root
-        refuses_root = spec.security.non_root if non_root is None else non_root
-        if refuses_root and (os.geteuid() if user is None else user) == 0:
-            raise ManifestError(
-                f"{spec.source}: {container.path}: runAsNonRoot is true, but it would run as "
-                "UID 0; set securityContext.runAsUser",
-                spec.source,
-                container.path,
-            )
-
-
-def _who(spec: manifests.Pod, container: manifests.Container) -> tuple[int | None, int | None]:
-    own, common = container.security, spec.security
-    user = common.user if own.user is None else own.user
-    group = common.group if own.group is None else own.group
-    return user, group
-
-
-def _located(
-    spec: manifests.Pod, container: manifests.Container, error: PodipcError
-) -> PodipcError:
-    """The same error, which says as well where in which file it comes from."""
-    field = {"execve": ".command", "chdir": ".workingDir"}.get(error.call or "", "")
-    located = type(error)(f"{spec.source}: {container.path}{field}: {error}")
-    located.errno, located.call = error.errno, error.call
-    return located
-
-
 def _ended(container: Container) -> str:
     code = container.returncode
     how = f"ended with {container.reason or 'an error'}"
@@ -696,24 +539,6 @@ def _ended(container: Container) -> str:
     last = container.logs().rstrip().rpartition("\n")[2]
     text = f"{container._pod.spec.source}: {container._spec.path}: container "
     return f"{text}{container.name!r} {how}" + (f"; it last said: {last[:500]}" if last else "")
-
-
-def _path() -> str:
-    own = os.path.dirname(sys.executable)
-    rest = os.environ.get("PATH", os.defpath).split(os.pathsep)
-    return os.pathsep.join([own, *(directory for directory in rest if directory != own)])
-
-
-def _label(name: str) -> str:
-    return name.replace(".", "-")[:63].rstrip("-")
-
-
-def _disk() -> str:
-    """A directory of this machine for volumes on disk."""
-    for path in (os.environ.get("TMPDIR"), "/var/tmp", "/tmp"):
-        if path and os.path.isabs(path) and os.access(path, os.W_OK | os.X_OK):
-            return os.path.realpath(path)
-    raise NotHere("there is no directory for volumes on disk: TMPDIR, /var/tmp, /tmp")
 
 
 def _ready(fd: int) -> bool:

@@ -316,6 +316,27 @@ def test_users_and_groups(make: Maker) -> None:
     assert [c.returncode for c in pod.containers.values()] == [0, 0, 0]
 
 
+@needs_root
+def test_another_user_reaches_python_wherever_it_is(make: Maker, tmp_path: Path) -> None:
+    """As in an image that podipc is installed in, also if that is in root's home here."""
+    tmp_path.chmod(0o700)
+    here = os.getcwd()
+    os.chdir(tmp_path)
+    try:
+        pod = make.up(
+            container(
+                "a",
+                "pwd; exec python -c 'import sys, podipc; print(sys.executable)'",
+                securityContext={"runAsUser": 65532, "runAsGroup": 65532},
+                env=[{"name": "PYTHONPATH", "value": str(ROOT)}],
+            )
+        )
+        finished(pod)
+    finally:
+        os.chdir(here)
+    assert pod["a"].logs().split() == ["/", str(Path(sys.executable).with_name("python"))]
+
+
 def test_run_as_non_root(make: Maker) -> None:
     file = make.write(container("a", "id -u"), securityContext={"runAsNonRoot": True})
     if is_root:
@@ -401,7 +422,7 @@ def test_init_containers_and_sidecars_in_order(make: Maker) -> None:
     assert pod.wait(PATIENCE) == "Succeeded"
     assert pod["main"].logs().split() == ["first", "one", "second", "two", "main"]
     # The sidecars ended after the main container, the last first.
-    log = Path(pod._scratch, "v", "log").read_text()
+    log = Path(pod._sandbox.scratch, "v", "log").read_text()
     assert log.splitlines()[-2:] == ["two ends", "one ends"]
 
 
@@ -620,7 +641,7 @@ import os, sys, time
 import podipc.pod
 pod = podipc.pod.up(sys.argv[1])
 with pod:
-    print(pod["a"].pid, pod._scratch, flush=True)
+    print(pod["a"].pid, pod._sandbox.scratch, flush=True)
     time.sleep(1000)
 """
 
@@ -686,7 +707,7 @@ import encodings.idna, podipc.pod.embedded, podipc.pod.manifest, podipc.pod
 with podipc.pod.up(sys.argv[1]) as pod:
     phase = pod.wait(60)
     logs = {{name: c.logs() for name, c in pod.containers.items()}}
-    print(json.dumps([phase, pod.message, pod.notes, logs, pod.isolation, pod._scratch]))
+    print(json.dumps([phase, pod.message, pod.notes, logs, pod.isolation, pod._sandbox.scratch]))
 """
 BECOME = """
 os.chdir("/")
