@@ -1,4 +1,4 @@
-"""The command line: `podipc compare`, `podipc ls`, `podipc rm`."""
+"""The command line: `podipc compare`, `podipc ls`, `podipc rm`, `podipc pod`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import podipc
+from podipc.pod import command as pod_command
 
 if TYPE_CHECKING:
     from podipc.lab.compare import Plan
@@ -99,6 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_compare(commands)
     _add_ls(commands)
     _add_rm(commands)
+    pod_command.add(commands)
     return parser
 
 

@@ -15,6 +15,7 @@
 
 #include "forget.h"
 #include "pidfd.h"
+#include "setup.h"
 
 #ifndef SYS_close_range
 #define SYS_close_range 436 /* the same on every architecture */
@@ -32,6 +33,7 @@ struct supervisor {
     struct pdi_parts parts;
     int children; /* signalfd for SIGCHLD */
     struct container containers[MAX_CONTAINERS];
+    struct pdi_at_end at_end;
 };
 
 pid_t pdi_clone(uint64_t flags, int *pidfd)
@@ -85,7 +87,7 @@ static ssize_t receive(int socket, struct pdi_infra_request *request, int *fds, 
 {
     union {
         struct cmsghdr align;
-        char bytes[CMSG_SPACE(sizeof(int) * (PDI_REQUEST_FDS + PDI_LAUNCH_MAX_FDS))];
+        char bytes[CMSG_SPACE(sizeof(int) * (PDI_REQUEST_FDS + PDI_LAUNCH_MAX_FDS + 1))];
     } control;
     struct iovec part = {.iov_base = request, .iov_len = sizeof *request};
     struct msghdr message = {.msg_iov = &part,
@@ -106,10 +108,9 @@ static ssize_t receive(int socket, struct pdi_infra_request *request, int *fds, 
     return n;
 }
 
-static void report(int socket, enum pdi_step step, int error, int pidfd)
+static void report(int socket, const struct pdi_report *text, int pidfd)
 {
-    struct pdi_report text = {.step = (int32_t)step, .error = error};
-    struct iovec part = {.iov_base = &text, .iov_len = sizeof text};
+    struct iovec part = {.iov_base = (void *)(uintptr_t)text, .iov_len = sizeof *text};
     union {
         struct cmsghdr align;
         char bytes[CMSG_SPACE(sizeof(int))];
@@ -136,57 +137,157 @@ static struct container *free_slot(struct supervisor *s)
     return NULL;
 }
 
-/* Takes over `status`; -errno with it left alone. */
-static int start(struct supervisor *s, const struct pdi_infra_request *request, int *fds,
-                 size_t count, enum pdi_step *step)
+static void report_cloned(int socket, int pidfd)
 {
-    *step = PDI_STEP_REQUEST;
-    if (count < PDI_REQUEST_FDS)
+    const struct pdi_report text = {.step = PDI_STEP_CLONED};
+    report(socket, &text, pidfd);
+}
+
+/* A request as it came, and what is said if it fails. */
+struct request {
+    struct pdi_infra_request head;
+    int fds[PDI_REQUEST_FDS + PDI_LAUNCH_MAX_FDS + 1];
+    size_t count;
+    struct pdi_launch *launch;
+    struct pdi_report failed;
+};
+
+/* The process of a new container, or -errno. */
+static pid_t clone_container(struct supervisor *s, struct request *r)
+{
+    int pidfd = -1, self = (int)getpid();
+    r->failed.step = PDI_STEP_CLONE;
+    pid_t pid = pdi_clone(CLONE_PIDFD | pdi_namespace_container_flags(&s->parts), &pidfd);
+    if (pid == 0)
+        pdi_launch_exec(r->launch, &s->parts, r->fds + PDI_REQUEST_FDS, r->fds[PDI_REQUEST_REPORT],
+                        self, false);
+    if (pid < 0)
+        return -errno;
+    report_cloned(r->fds[PDI_REQUEST_REPORT], pidfd);
+    close(pidfd);
+    return pid;
+}
+
+/* In a child of the infra process, for only children come into the PID namespace
+ * that was joined: makes the program's process, a child of the infra process as
+ * well, and ends. */
+_Noreturn static void enter(struct supervisor *s, struct request *r, int answer, int infra)
+{
+    int container = r->fds[r->count - 1], pidfd = -1;
+    size_t operation = 0;
+    pid_t pid = 0;
+    int rc = pdi_setup_run((char *const *)r->launch->setup, NULL, &operation);
+    if (rc < 0) {
+        r->failed.step = PDI_STEP_SETUP;
+        r->failed.detail = (int32_t)operation;
+    } else {
+        r->failed.step = PDI_STEP_ENTER;
+        rc = pdi_namespace_join(&s->parts, container);
+    }
+    if (rc == 0) {
+        pid = pdi_clone(CLONE_PIDFD | CLONE_PARENT, &pidfd);
+        if (pid == 0)
+            pdi_launch_exec(r->launch, &s->parts, r->fds + PDI_REQUEST_FDS,
+                            r->fds[PDI_REQUEST_REPORT], infra, true);
+        rc = pid < 0 ? -errno : 0;
+    }
+    if (rc == 0) {
+        report_cloned(r->fds[PDI_REQUEST_REPORT], pidfd);
+    } else {
+        r->failed.error = -rc;
+        report(r->fds[PDI_REQUEST_REPORT], &r->failed, -1);
+    }
+    (void)!write(answer, &pid, sizeof pid);
+    _exit(0);
+}
+
+/* The process of a program in a running container; 0 if it failed and has been
+ * reported, or -errno. */
+static pid_t clone_entering(struct supervisor *s, struct request *r)
+{
+    int answer[2];
+    r->failed.step = PDI_STEP_CLONE;
+    if (pipe2(answer, O_CLOEXEC) < 0)
+        return -errno;
+    int infra = (int)getpid();
+    pid_t pid = 0, helper = pdi_clone(0, NULL);
+    if (helper == 0)
+        enter(s, r, answer[1], infra);
+    int rc = helper < 0 ? -errno : 0;
+    close(answer[1]);
+    if (rc == 0) {
+        if (read(answer[0], &pid, sizeof pid) != sizeof pid || pid < 0)
+            pid = 0;
+        (void)waitpid(helper, NULL, 0);
+    }
+    close(answer[0]);
+    return rc < 0 ? rc : pid;
+}
+
+/* 0 or -errno. The list stays mapped if it may be needed at the end. */
+static int set_up(struct supervisor *s, struct request *r)
+{
+    size_t operation = 0;
+    int rc = pdi_setup_run((char *const *)r->launch->setup, &s->at_end, &operation);
+    r->failed.step = PDI_STEP_SETUP;
+    r->failed.detail = (int32_t)operation;
+    const struct pdi_report done = {.step = PDI_STEP_DONE};
+    if (rc == 0)
+        report(r->fds[PDI_REQUEST_REPORT], &done, -1);
+    return rc;
+}
+
+/* Does what was asked for, and takes over the status pipe if there is a process;
+ * -errno with r->failed otherwise. *kept if the launch has to stay mapped. */
+static int fulfil(struct supervisor *s, struct request *r, bool *kept)
+{
+    size_t extra = r->head.kind == PDI_REQUEST_ENTER;
+    r->failed.step = PDI_STEP_REQUEST;
+    if (r->launch->fd_count + PDI_REQUEST_FDS + extra != r->count)
         return -EMFILE;
+    if (r->head.kind == PDI_REQUEST_SETUP) {
+        *kept = true;
+        return set_up(s, r);
+    }
     struct container *slot = free_slot(s);
     if (!slot)
         return -EUSERS;
-    void *base =
-        mmap(NULL, request->size, PROT_READ | PROT_WRITE, MAP_PRIVATE, fds[PDI_REQUEST_LAUNCH], 0);
-    if (base == MAP_FAILED)
-        return -errno;
-    struct pdi_launch *launch = pdi_launch_relocate(base);
-    int rc = launch->fd_count == count - PDI_REQUEST_FDS ? 0 : -EMFILE;
-    int pidfd = -1, self = (int)getpid();
-    pid_t pid = 0;
-    if (rc == 0) {
-        *step = PDI_STEP_CLONE;
-        pid = pdi_clone(CLONE_PIDFD | pdi_namespace_container_flags(&s->parts), &pidfd);
-        if (pid == 0)
-            pdi_launch_exec(launch, &s->parts, fds + PDI_REQUEST_FDS, fds[PDI_REQUEST_REPORT],
-                            self);
-        rc = pid < 0 ? -errno : 0;
-    }
-    munmap(base, request->size);
-    if (rc < 0)
-        return rc;
-    report(fds[PDI_REQUEST_REPORT], PDI_STEP_CLONED, 0, pidfd);
-    close(pidfd);
-    *slot = (struct container){.pid = pid, .status = fds[PDI_REQUEST_STATUS]};
+    pid_t pid = extra ? clone_entering(s, r) : clone_container(s, r);
+    if (pid <= 0)
+        return (int)pid;
+    *slot = (struct container){.pid = pid, .status = r->fds[PDI_REQUEST_STATUS]};
+    r->fds[PDI_REQUEST_STATUS] = -1;
     return 0;
 }
 
 /* false when the parent has closed the socket. */
 static bool serve(struct supervisor *s)
 {
-    struct pdi_infra_request request;
-    int fds[PDI_REQUEST_FDS + PDI_LAUNCH_MAX_FDS];
-    size_t count;
-    ssize_t n = receive(s->infra->control, &request, fds, sizeof fds / sizeof *fds, &count);
+    struct request r = {0};
+    ssize_t n = receive(s->infra->control, &r.head, r.fds, sizeof r.fds / sizeof *r.fds, &r.count);
     if (n <= 0)
         return n == -EINTR || n == -EAGAIN;
-    enum pdi_step step;
-    int rc = start(s, &request, fds, count, &step);
-    if (rc < 0 && count > PDI_REQUEST_REPORT)
-        report(fds[PDI_REQUEST_REPORT], step, -rc, -1);
-    for (size_t i = 0; i < count; i++)
-        if (rc < 0 || i != PDI_REQUEST_STATUS)
-            close(fds[i]);
+    bool kept = false;
+    int rc = -EMFILE;
+    r.failed.step = PDI_STEP_REQUEST;
+    if (r.count >= PDI_REQUEST_FDS) {
+        void *base = mmap(NULL, r.head.size, PROT_READ | PROT_WRITE, MAP_PRIVATE,
+                          r.fds[PDI_REQUEST_LAUNCH], 0);
+        rc = base == MAP_FAILED ? -errno : 0;
+        if (rc == 0) {
+            r.launch = pdi_launch_relocate(base);
+            rc = fulfil(s, &r, &kept);
+            if (!kept)
+                munmap(base, r.head.size);
+        }
+    }
+    if (rc < 0 && r.count > PDI_REQUEST_REPORT) {
+        r.failed.error = -rc;
+        report(r.fds[PDI_REQUEST_REPORT], &r.failed, -1);
+    }
+    for (size_t i = 0; i < r.count; i++)
+        if (r.fds[i] >= 0)
+            close(r.fds[i]);
     return true;
 }
 
@@ -251,11 +352,19 @@ static int kill_children(const struct supervisor *s)
 
 _Noreturn static void take_down(const struct supervisor *s)
 {
-    /* PID 1 of a PID namespace takes everything in it along. Otherwise one
-     * generation after the other comes to this process, its subreaper. */
-    if (s->parts.error[PDI_PART_PID] != 0)
+    /* PID 1 of a PID namespace takes everything in it along, and may wait for it.
+     * Otherwise one generation after the other comes to this process, its subreaper. */
+    if (s->parts.error[PDI_PART_PID] == 0) {
+        if (s->at_end.count) {
+            (void)kill(-1, SIGKILL);
+            while (waitpid(-1, NULL, 0) > 0)
+                ;
+        }
+    } else {
         while (kill_children(s) > 0 && waitpid(-1, NULL, 0) > 0)
             ;
+    }
+    pdi_setup_end(&s->at_end);
     _exit(0);
 }
 

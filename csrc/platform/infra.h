@@ -28,10 +28,17 @@ struct pdi_infra_report {
     int32_t error;
 };
 
-/* A request for a container; the descriptors go with it in this order, then
- * those for the program. */
+enum pdi_request {
+    PDI_REQUEST_START, /* a container */
+    PDI_REQUEST_ENTER, /* a program in the container whose pidfd goes with it */
+    PDI_REQUEST_SETUP, /* no program: the setup list, for the infra process itself */
+};
+
+/* A request; the descriptors go with it in this order, then those for the
+ * program, then the pidfd of PDI_REQUEST_ENTER. */
 struct pdi_infra_request {
     size_t size; /* of the launch memfd */
+    enum pdi_request kind;
 };
 enum {
     PDI_REQUEST_REPORT, /* socket for pdi_report messages, closed when the program runs */

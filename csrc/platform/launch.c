@@ -13,6 +13,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "setup.h"
+
 /* Encoding runs twice over the same calls: without memory, to learn the size,
  * and with it. */
 struct blob {
@@ -66,6 +68,7 @@ static void encode(struct blob *blob, const struct pdi_launch_spec *spec)
     head.paths = put_strings(blob, spec->paths);
     head.argv = put_strings(blob, spec->argv);
     head.env = put_strings(blob, spec->env);
+    head.setup = put_strings(blob, spec->setup);
     head.targets = put(blob, spec->targets, spec->fd_count * sizeof *spec->targets);
     head.groups = put(blob, spec->groups, spec->group_count * sizeof *spec->groups);
     head.cpus = put(blob, spec->cpus, spec->cpus_len);
@@ -123,13 +126,15 @@ struct pdi_launch *pdi_launch_relocate(void *memory)
 {
     struct pdi_launch *launch = memory;
     uintptr_t base = (uintptr_t)memory;
-    uintptr_t *places[] = {&launch->hostname, &launch->cwd,     &launch->paths,  &launch->argv,
-                           &launch->env,      &launch->targets, &launch->groups, &launch->cpus};
+    uintptr_t *places[] = {&launch->hostname, &launch->cwd,  &launch->paths,
+                           &launch->argv,     &launch->env,  &launch->targets,
+                           &launch->groups,   &launch->cpus, &launch->setup};
     for (size_t i = 0; i < sizeof places / sizeof *places; i++)
         *places[i] += base;
     relocate_strings(base, (uintptr_t *)launch->paths);
     relocate_strings(base, (uintptr_t *)launch->argv);
     relocate_strings(base, (uintptr_t *)launch->env);
+    relocate_strings(base, (uintptr_t *)launch->setup);
     return launch;
 }
 
@@ -197,15 +202,27 @@ static int change_ids(const struct pdi_launch *launch, enum pdi_step *step)
     return 0;
 }
 
-static int prepare(const struct pdi_launch *launch, const struct pdi_parts *parts, int *fds,
-                   int *report, enum pdi_step *step)
+/* What makes a new container out of the new process. */
+static int outfit(const struct pdi_launch *launch, const struct pdi_parts *parts,
+                  struct pdi_report *failed)
 {
-    setsid();
-    int rc = pdi_namespace_enter_container(parts, (const char *)launch->hostname, step);
-    if (rc < 0)
+    size_t operation;
+    int rc = pdi_setup_run((char *const *)launch->setup, NULL, &operation);
+    if (rc < 0) {
+        failed->step = PDI_STEP_SETUP;
+        failed->detail = (int32_t)operation;
         return rc;
+    }
+    enum pdi_step step = PDI_STEP_NONE;
+    rc = pdi_namespace_enter_container(parts, (const char *)launch->hostname, &step);
+    failed->step = (int32_t)step;
+    return rc;
+}
+
+static int prepare(const struct pdi_launch *launch, int *fds, int *report, enum pdi_step *step)
+{
     *step = PDI_STEP_DESCRIPTORS;
-    rc = place_descriptors(launch, fds, report);
+    int rc = place_descriptors(launch, fds, report);
     if (rc < 0)
         return rc;
     *step = PDI_STEP_AFFINITY;
@@ -236,15 +253,27 @@ static int execute(const struct pdi_launch *launch)
     return rc;
 }
 
+_Noreturn static void fail(int report, struct pdi_report *failed, int rc)
+{
+    failed->error = -rc;
+    (void)!send(report, failed, sizeof *failed, MSG_NOSIGNAL);
+    _exit(127);
+}
+
 _Noreturn void pdi_launch_exec(const struct pdi_launch *launch, const struct pdi_parts *parts,
-                               int *fds, int report, int parent_pid)
+                               int *fds, int report, int parent_pid, bool entered)
 {
     /* Its credentials tell the other end this process's ID as seen from there. */
-    struct pdi_report hello = {.step = PDI_STEP_HELLO};
-    (void)!send(report, &hello, sizeof hello, MSG_NOSIGNAL);
+    struct pdi_report message = {.step = PDI_STEP_HELLO};
+    (void)!send(report, &message, sizeof message, MSG_NOSIGNAL);
 
+    setsid();
+    message = (struct pdi_report){0};
+    int rc = entered ? 0 : outfit(launch, parts, &message);
+    if (rc < 0)
+        fail(report, &message, rc);
     enum pdi_step step = PDI_STEP_NONE;
-    int rc = prepare(launch, parts, fds, &report, &step);
+    rc = prepare(launch, fds, &report, &step);
     if (rc == 0 && parts->error[PDI_PART_PID] != 0) {
         /* No PID namespace takes this process down with the infra process. */
         prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -258,7 +287,6 @@ _Noreturn void pdi_launch_exec(const struct pdi_launch *launch, const struct pdi
         step = PDI_STEP_EXEC;
         rc = execute(launch);
     }
-    struct pdi_report failed = {.step = (int32_t)step, .error = -rc};
-    (void)!send(report, &failed, sizeof failed, MSG_NOSIGNAL);
-    _exit(127);
+    message.step = (int32_t)step;
+    fail(report, &message, rc);
 }

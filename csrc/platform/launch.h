@@ -9,6 +9,7 @@
 #ifndef PDI_LAUNCH_H
 #define PDI_LAUNCH_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -34,22 +35,25 @@ struct pdi_launch_spec {
     const uint32_t *groups; /* supplementary groups, set if uid or gid is */
     size_t group_count;
     int64_t uid, gid, umask; /* or PDI_LAUNCH_KEEP */
+    char *const *setup;      /* operations of setup.h, before all else */
     const uint8_t *cpus;     /* a mask for sched_setaffinity(); empty: all the parent has */
     size_t cpus_len;
+    int container; /* pidfd of the container to enter, or negative: a new one */
 };
 
 /* The same in one piece; every field that names a place is an offset from the
  * start at first, a pointer after pdi_launch_relocate(). */
 struct pdi_launch {
-    uintptr_t hostname, cwd, paths, argv, env, targets, groups, cpus;
+    uintptr_t hostname, cwd, paths, argv, env, targets, groups, cpus, setup;
     size_t fd_count, group_count, cpus_len;
     int64_t uid, gid, umask;
 };
 
 /* What the infra process and the new process say to whoever asked for it. */
 struct pdi_report {
-    int32_t step;  /* enum pdi_step */
-    int32_t error; /* errno, or 0 */
+    int32_t step;   /* enum pdi_step */
+    int32_t error;  /* errno, or 0 */
+    int32_t detail; /* which operation of PDI_STEP_SETUP */
 };
 
 /* Writes `spec` into a new memfd; its size goes to *size. The descriptor, which
@@ -60,11 +64,12 @@ int pdi_launch_encode(const struct pdi_launch_spec *spec, size_t *size);
  * Async-signal-safe. */
 struct pdi_launch *pdi_launch_relocate(void *base);
 
-/* Becomes the program. Runs in the new process, inside its namespaces, with one
+/* Becomes the program. Runs in the new process, inside its namespaces (which are
+ * those of a running container, and nothing has to be made, if `entered`), with one
  * thread and all signals blocked and at their default; `fds` (fd_count of them)
  * and `report` are overwritten. Says what failed on `report` and exits with 127.
  * Async-signal-safe. */
 _Noreturn void pdi_launch_exec(const struct pdi_launch *launch, const struct pdi_parts *parts,
-                               int *fds, int report, int parent_pid);
+                               int *fds, int report, int parent_pid, bool entered);
 
 #endif

@@ -145,6 +145,12 @@ uint64_t pdi_namespace_container_flags(const struct pdi_parts *parts)
     return flags;
 }
 
+int pdi_namespace_join(const struct pdi_parts *parts, int pidfd)
+{
+    int flags = (int)pdi_namespace_container_flags(parts);
+    return !flags || setns(pidfd, flags) == 0 ? 0 : -errno;
+}
+
 int pdi_namespace_enter_container(const struct pdi_parts *parts, const char *hostname,
                                   enum pdi_step *step)
 {

@@ -40,6 +40,7 @@ enum pdi_step {
     PDI_STEP_NONE,
     PDI_STEP_CLONED, /* not a failure: the container's process exists, its pidfd is attached */
     PDI_STEP_HELLO,  /* not a failure: sent by the container's process itself */
+    PDI_STEP_DONE,   /* not a failure: PDI_REQUEST_SETUP has been carried out */
     PDI_STEP_REQUEST,
     PDI_STEP_CLONE,
     PDI_STEP_MAP_GROUPS,
@@ -47,6 +48,8 @@ enum pdi_step {
     PDI_STEP_MAP_GID,
     PDI_STEP_PRIVATE,
     PDI_STEP_LOOPBACK,
+    PDI_STEP_ENTER,
+    PDI_STEP_SETUP, /* which operation is said as well */
     PDI_STEP_PROC,
     PDI_STEP_HOSTNAME,
     PDI_STEP_DESCRIPTORS,
@@ -82,6 +85,11 @@ int pdi_namespace_enter_pod(const struct pdi_namespace_plan *plan, struct pdi_pa
 
 /* The CLONE_NEW* flags for a container of a Pod that has `parts`. */
 uint64_t pdi_namespace_container_flags(const struct pdi_parts *parts);
+
+/* Moves the calling process into the namespaces of a container of such a Pod, of
+ * which it has the pidfd; its next child is in the PID namespace as well. Linux
+ * 5.8. 0 or -errno. */
+int pdi_namespace_join(const struct pdi_parts *parts, int pidfd);
 
 /* Finishes what those flags began, in the new process: its /proc, its host
  * name. 0, or -errno with *step set. */

@@ -17,6 +17,7 @@
 #include "infra.h"
 #include "pidfd.h"
 #include "poller.h"
+#include "setup.h"
 
 /* How a Pod is tried, best first. A privileged process needs no user namespace,
  * and would lose all users but one in it; any other can have nothing without. */
@@ -41,6 +42,8 @@ static const struct {
     [PDI_STEP_MAP_GID] = {"write", "the GID could not be mapped into the user namespace"},
     [PDI_STEP_PRIVATE] = {"mount", "the mounts could not be made private"},
     [PDI_STEP_LOOPBACK] = {"ioctl", "the loopback interface could not be brought up"},
+    [PDI_STEP_ENTER] = {"setns", "the namespaces of the container cannot be entered (Linux 5.8)"},
+    [PDI_STEP_SETUP] = {"mount", "the file system could not be set up"},
     [PDI_STEP_PROC] = {"mount", "/proc could not be mounted"},
     [PDI_STEP_HOSTNAME] = {"sethostname", "the host name could not be set"},
     [PDI_STEP_DESCRIPTORS] = {"dup2", "the descriptors could not be put in place"},
@@ -226,10 +229,10 @@ static int send_request(int control, const struct pdi_infra_request *request, co
 {
     union {
         struct cmsghdr align;
-        char bytes[CMSG_SPACE(sizeof(int) * (PDI_REQUEST_FDS + PDI_LAUNCH_MAX_FDS))];
+        char bytes[CMSG_SPACE(sizeof(int) * (PDI_REQUEST_FDS + PDI_LAUNCH_MAX_FDS + 1))];
     } area;
     memset(&area, 0, sizeof area);
-    size_t count = PDI_REQUEST_FDS + spec->fd_count;
+    size_t count = PDI_REQUEST_FDS + spec->fd_count + (request->kind == PDI_REQUEST_ENTER);
     struct iovec part = {.iov_base = (void *)(uintptr_t)request, .iov_len = sizeof *request};
     struct msghdr message = {.msg_iov = &part,
                              .msg_iovlen = 1,
@@ -243,6 +246,8 @@ static int send_request(int control, const struct pdi_infra_request *request, co
     if (spec->fd_count)
         memcpy(CMSG_DATA(head) + PDI_REQUEST_FDS * sizeof(int), spec->fds,
                spec->fd_count * sizeof(int));
+    if (request->kind == PDI_REQUEST_ENTER)
+        memcpy(CMSG_DATA(head) + (count - 1) * sizeof(int), &spec->container, sizeof(int));
     ssize_t n;
     do
         n = sendmsg(control, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
@@ -259,7 +264,9 @@ int pdi_start_begin(int control, const struct pdi_launch_spec *spec, struct pdi_
                         "container '%s' gets at most %d descriptors, not %zu", spec->hostname,
                         PDI_LAUNCH_MAX_FDS, spec->fd_count);
     int sockets[2] = {-1, -1}, status[2] = {-1, -1}, launch = -1, yes = 1, rc = 0;
-    struct pdi_infra_request request = {0};
+    struct pdi_infra_request request = {.kind = spec->container >= 0 ? PDI_REQUEST_ENTER
+                                                : spec->argv[0]      ? PDI_REQUEST_START
+                                                                     : PDI_REQUEST_SETUP};
     const char *call = "socketpair";
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sockets) < 0)
         goto err;
@@ -340,6 +347,11 @@ static int explain(const struct pdi_start *start, const struct pdi_launch_spec *
     if (start->step == PDI_STEP_EXEC)
         return pdi_fail(err, -start->error, call, "container '%s': cannot execute '%s'", name,
                         spec->argv[0]);
+    if (start->step == PDI_STEP_SETUP && start->detail >= 0) {
+        char *const *op = spec->setup + (size_t)start->detail * PDI_SETUP_WORDS;
+        return pdi_fail(err, -start->error, call, "container '%s': the operation '%s %s %s' failed",
+                        name, op[0], op[1], op[2]);
+    }
     if (start->step == PDI_STEP_CHDIR)
         return pdi_fail(err, -start->error, call, "container '%s': cannot enter '%s'", name,
                         spec->cwd);
@@ -367,15 +379,21 @@ int pdi_start_ready(struct pdi_start *start, const struct pdi_launch_spec *spec,
             return -EAGAIN;
         if (n <= 0)
             break;
-        if (report.step > PDI_STEP_HELLO && report.step < PDI_STEP_COUNT) {
+        start->done |= report.step == PDI_STEP_DONE;
+        if (report.step > PDI_STEP_DONE && report.step < PDI_STEP_COUNT) {
             start->step = (enum pdi_step)report.step;
             start->error = report.error;
+            start->detail = report.detail;
         }
     }
     reset(&start->report);
     if (start->step == PDI_STEP_NONE && start->pid > 0 && start->pidfd >= 0)
         return 0;
     pdi_start_drop(start);
+    if (start->step == PDI_STEP_NONE && start->done)
+        return 0;
+    if (start->step == PDI_STEP_NONE && !spec->argv[0])
+        return pdi_fail(err, PODIPC_ECLOSED, "", "the Pod cannot be set up: it has ended");
     if (start->step == PDI_STEP_NONE)
         return pdi_fail(err, PODIPC_ECLOSED, "", "container '%s' was killed before its program ran",
                         spec->hostname);

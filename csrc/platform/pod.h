@@ -61,15 +61,19 @@ struct pdi_start {
     pid_t pid;          /* as seen from here */
     enum pdi_step step; /* what failed, or PDI_STEP_NONE */
     int error;
+    int detail; /* which operation of PDI_STEP_SETUP */
+    bool done;  /* the list of a start without a program has been carried out */
 };
 
-/* Asks the infra process behind `control` for a container. 0; or -errno, and
- * nothing to drop. */
+/* Asks the infra process behind `control` for a container; or, if
+ * spec->container is not negative, for one more program in that container; or, if
+ * argv is empty, to carry out spec->setup itself. 0; or -errno, and nothing to
+ * drop. */
 int pdi_start_begin(int control, const struct pdi_launch_spec *spec, struct pdi_start *start,
                     podipc_error *err);
 
-/* 0 when its program runs; -EAGAIN when `until` has passed; else an error, and
- * nothing is left of it. `spec` is only for the text. */
+/* 0 when its program runs, or the list has been carried out; -EAGAIN when `until` has passed; else
+ * an error, and nothing is left of it. `spec` is only for the text. */
 int pdi_start_ready(struct pdi_start *start, const struct pdi_launch_spec *spec, int64_t until,
                     podipc_error *err);
 

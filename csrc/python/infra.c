@@ -5,6 +5,7 @@
 #include "../platform/fork.h"
 #include "../platform/pidfd.h"
 #include "../platform/pod.h"
+#include "../platform/setup.h"
 #include "blocking.h"
 #include "errors.h"
 #include "types.h"
@@ -205,18 +206,19 @@ static PyObject *start_with(pd_infra *self, struct starting *s)
 
 static PyObject *infra_start(PyObject *object, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"name", "cwd",    "paths", "argv", "env",   "fds", "targets",
-                            "cpus", "groups", "uid",   "gid",  "umask", NULL};
+    static char *names[] = {"name", "cwd",     "paths", "argv",      "env",
+                            "fds",  "targets", "cpus",  "groups",    "uid",
+                            "gid",  "umask",   "setup", "container", NULL};
     pd_infra *self = (pd_infra *)object;
     struct starting s = {0};
-    PyObject *paths, *argv, *env, *fds, *targets, *groups;
+    PyObject *paths, *argv, *env, *fds, *targets, *groups, *setup;
     Py_ssize_t cpus_len;
     long long uid, gid, mask;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "$syO!O!O!O!O!y#O!LLL:start", names,
-                                     &s.spec.hostname, &s.spec.cwd, &PyTuple_Type, &paths,
-                                     &PyTuple_Type, &argv, &PyTuple_Type, &env, &PyTuple_Type, &fds,
-                                     &PyTuple_Type, &targets, &s.spec.cpus, &cpus_len,
-                                     &PyTuple_Type, &groups, &uid, &gid, &mask))
+    if (!PyArg_ParseTupleAndKeywords(
+            args, kwargs, "$syO!O!O!O!O!y#O!LLLO!i:start", names, &s.spec.hostname, &s.spec.cwd,
+            &PyTuple_Type, &paths, &PyTuple_Type, &argv, &PyTuple_Type, &env, &PyTuple_Type, &fds,
+            &PyTuple_Type, &targets, &s.spec.cpus, &cpus_len, &PyTuple_Type, &groups, &uid, &gid,
+            &mask, &PyTuple_Type, &setup, &s.spec.container))
         return NULL;
     if (pdi_forked(&self->hook))
         return pd_raise_text(self->state, PD_FORKED_HANDLE,
@@ -229,38 +231,42 @@ static PyObject *infra_start(PyObject *object, PyObject *args, PyObject *kwargs)
     s.spec.umask = mask;
 
     PyObject *result = NULL;
-    char **lists[3] = {NULL, NULL, NULL};
+    char **lists[4] = {NULL};
     uint32_t *numbers[3] = {NULL, NULL, NULL};
     size_t target_count = 0;
     if (!(lists[0] = strings_of(paths)) || !(lists[1] = strings_of(argv)) ||
-        !(lists[2] = strings_of(env)) || !(numbers[0] = numbers_of(fds, &s.spec.fd_count)) ||
+        !(lists[2] = strings_of(env)) || !(lists[3] = strings_of(setup)) ||
+        !(numbers[0] = numbers_of(fds, &s.spec.fd_count)) ||
         !(numbers[1] = numbers_of(targets, &target_count)) ||
         !(numbers[2] = numbers_of(groups, &s.spec.group_count)))
         goto done;
-    if (target_count != s.spec.fd_count || !lists[1][0]) {
-        PyErr_SetString(PyExc_ValueError, "fds and targets differ in length, or argv is empty");
+    if (target_count != s.spec.fd_count || PyTuple_Size(setup) % PDI_SETUP_WORDS) {
+        PyErr_SetString(PyExc_ValueError, "fds and targets, or setup, are of the wrong length");
         goto done;
     }
     s.spec.paths = lists[0];
     s.spec.argv = lists[1];
     s.spec.env = lists[2];
+    s.spec.setup = lists[3];
     s.spec.fds = (const int *)numbers[0];
     s.spec.targets = (const int *)numbers[1];
     s.spec.groups = numbers[2];
     result = start_with(self, &s);
 done:
-    for (int i = 0; i < 3; i++) {
+    for (size_t i = 0; i < sizeof lists / sizeof *lists; i++)
         PyMem_Free(lists[i]);
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
         PyMem_Free(numbers[i]);
-    }
     return result;
 }
 
 PyDoc_STRVAR(infra_doc, "Infra(shm_bytes, isolate)\n--\n\n"
                         "Holds the namespaces of a Pod; used through podipc.pod.local.Pod.");
 PyDoc_STRVAR(start_doc, "start($self, /, *, name, cwd, paths, argv, env, fds, targets, cpus,\n"
-                        "      groups, uid, gid, umask)\n--\n\n"
-                        "Start a container: its (pid, pidfd, descriptor of its wait status).");
+                        "      groups, uid, gid, umask, setup, container)\n--\n\n"
+                        "Start a container, or a program in the one with that pidfd: its (pid,\n"
+                        "pidfd, descriptor of its wait status). Without a program carry out the\n"
+                        "operations of `setup` for the Pod: (0, -1, -1).");
 PyDoc_STRVAR(close_doc, "close($self, /)\n--\n\n"
                         "Kill all of the Pod and wait until it is gone.");
 PyDoc_STRVAR(fileno_doc, "fileno($self, /)\n--\n\n"

@@ -32,6 +32,7 @@ from types import TracebackType
 from typing import IO, Any, Self, TypeAlias
 
 from podipc._core import (
+    Closed,
     Infra,
     NotFound,
     NotPermitted,
@@ -44,6 +45,8 @@ from podipc.pod.errors import CommandNotFound, InvalidName, NameTaken
 __all__ = ["DEVNULL", "PIPE", "STDOUT", "Container", "Pod"]
 
 Command: TypeAlias = Sequence[str | bytes | os.PathLike[str]]
+Operation: TypeAlias = tuple[str, ...]
+"""A word of csrc/platform/setup.h and its arguments, at most three."""
 Stream: TypeAlias = int | IO[Any] | None
 
 _KEEP = -1
@@ -120,7 +123,8 @@ class Container:
 
         As PID 1 it only gets signals that it handles, except SIGKILL and SIGSTOP.
         """
-        if self.poll() is None:
+        # Whether it has ended is not looked at: it may be another thread that waits for that.
+        if self._pidfd >= 0:
             pidfd_signal(self._pidfd, number)
 
     def terminate(self) -> None:
@@ -160,7 +164,7 @@ class Container:
             self._status = self._pidfd = -1
         return self.returncode
 
-    def _is_deaf(self) -> bool:
+    def is_deaf(self) -> bool:
         """Whether SIGTERM, if sent just now, was dropped by the kernel."""
         if not self._is_init:
             return False
@@ -179,7 +183,7 @@ def stop_all(containers: Collection[Container], grace: float) -> None:
     for container in containers:
         container.terminate()
     for container in containers:
-        if not container._is_deaf():
+        if not container.is_deaf():
             container._wait(max(0.0, deadline - time.monotonic()))
         container.kill()
     for container in containers:
@@ -274,6 +278,7 @@ class Pod:
         stdout: Stream = None,
         stderr: Stream = None,
         pass_fds: Iterable[int] = (),
+        setup: Sequence[Operation] = (),
     ) -> Container:
         """Start a container and return once its program runs.
 
@@ -298,6 +303,8 @@ class Pod:
             As for `subprocess.Popen`, ``PIPE``, ``DEVNULL`` and ``STDOUT`` included.
         pass_fds
             Descriptors that it gets under the same numbers. It gets no others.
+        setup
+            What its process does before anything else, as `mounts` and `cgroups` write it.
 
         Raises
         ------
@@ -316,16 +323,104 @@ class Pod:
         known = self.containers.get(name)
         if known is not None and known.poll() is None:
             raise NameTaken(f"Pod {self.name!r} already runs a container named {name!r}")
+        container = self._launch(
+            name,
+            command,
+            {**os.environ, **self._environment(name), **(env or {})},
+            cwd=cwd,
+            cpus=cpus,
+            ids=(uid, gid, groups),
+            umask=umask,
+            streams=(stdin, stdout, stderr),
+            pass_fds=pass_fds,
+            setup=setup,
+        )
+        self.containers[name] = container
+        return container
+
+    def exec(
+        self,
+        container: Container,
+        command: Command,
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: str | os.PathLike[str] | None = None,
+        uid: int | None = None,
+        gid: int | None = None,
+        groups: Sequence[int] = (),
+        stdin: Stream = None,
+        stdout: Stream = None,
+        stderr: Stream = None,
+        setup: Sequence[Operation] = (),
+    ) -> Container:
+        """Start one more program in a running container; parameters and errors as `start`.
+
+        It ends with the container. What is returned is the program: its exit code, its
+        signals; it has no name of its own. Needs Linux 5.8.
+        """
+        if container.poll() is not None:
+            raise Closed(f"container {container.name!r} does not run")
+        return self._launch(
+            container.name,
+            command,
+            {**os.environ, **self._environment(container.name), **(env or {})},
+            cwd=cwd,
+            ids=(uid, gid, groups),
+            streams=(stdin, stdout, stderr),
+            setup=setup,
+            inside=container,
+        )
+
+    def setup(self, operations: Sequence[Operation]) -> None:
+        """Let the process that holds the Pod carry out operations, in its own namespaces.
+
+        Raises
+        ------
+        NotPermitted, SystemCallError
+            One of them failed; the text says which.
+        """
+        self._infra.start(
+            name=self.name,
+            cwd=b"/",
+            paths=(),
+            argv=(),
+            env=(),
+            fds=(),
+            targets=(),
+            cpus=b"",
+            groups=(),
+            uid=_KEEP,
+            gid=_KEEP,
+            umask=_KEEP,
+            setup=_encoded(operations),
+            container=-1,
+        )
+
+    def _launch(
+        self,
+        name: str,
+        command: Command,
+        environment: Mapping[str, str],
+        *,
+        cwd: str | os.PathLike[str] | None,
+        ids: tuple[int | None, int | None, Sequence[int]],
+        streams: tuple[Stream, Stream, Stream],
+        cpus: Iterable[int] = (),
+        umask: int | None = None,
+        pass_fds: Iterable[int] = (),
+        setup: Sequence[Operation] = (),
+        inside: Container | None = None,
+    ) -> Container:
+        uid, gid, groups = ids
         argv = tuple(os.fsencode(argument) for argument in command)
         if not argv:
             raise ValueError(f"the command of container {name!r} is empty")
-        environment = {**os.environ, **self._environment(name), **(env or {})}
         paths = _candidates(argv[0], environment)
         if uid is not None or gid is not None:
-            uid, gid = self._may_become(name, uid, gid, groups)
+            uid, gid = self.may_become(name, uid, gid, groups)
 
         with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
-            pipes, fds = _streams((stdin, stdout, stderr), ours, theirs)
+            pipes, fds = _streams(streams, ours, theirs)
             fds.update({fd: fd for fd in pass_fds})
             try:
                 pid, pidfd, status = self._infra.start(
@@ -341,6 +436,8 @@ class Pod:
                     uid=_KEEP if uid is None else uid,
                     gid=_KEEP if gid is None else gid,
                     umask=_KEEP if umask is None else umask,
+                    setup=_encoded(setup),
+                    container=-1 if inside is None else inside._pidfd,
                 )
             except (NotFound, NotPermitted, SystemCallError) as error:
                 # A directory of the PATH that may not be searched hides nothing that could run.
@@ -351,9 +448,8 @@ class Pod:
                     raise _not_found(name, argv[0], paths, environment) from None
                 raise
             ours.pop_all()
-        container = Container(name, pid, pidfd, status, pipes, is_init=self.isolation["pid"])
-        self.containers[name] = container
-        return container
+        is_init = self.isolation["pid"] and inside is None
+        return Container(name, pid, pidfd, status, pipes, is_init=is_init)
 
     def close(self) -> None:
         """End all containers (SIGTERM, `grace` seconds, SIGKILL) and the Pod. Idempotent.
@@ -375,19 +471,22 @@ class Pod:
         """What Kubernetes sets, and what of the host's would be wrong in there."""
         return {"HOSTNAME": name} if self.isolation["uts"] else {}
 
-    def _may_become(
+    def may_become(
         self, name: str, uid: int | None, gid: int | None, groups: Sequence[int]
     ) -> tuple[int | None, int | None]:
+        """The UID and GID to change to, if any; if it is not possible, that is said in `notes`."""
         own_uid, own_gid = os.geteuid(), os.getegid()
         if uid in (None, own_uid) and gid in (None, own_gid) and not groups:
             return None, None
         if own_uid == 0 and not self.isolation["user"]:
             return uid, gid
         asked = f"UID {own_uid if uid is None else uid}, GID {own_gid if gid is None else gid}"
-        self.notes.append(
+        note = (
             f"container {name!r} runs as UID {own_uid}, GID {own_gid}, not as {asked}: "
             "an ordinary user cannot become another; run as root"
         )
+        if note not in self.notes:
+            self.notes.append(note)
         return None, None
 
 
@@ -397,6 +496,10 @@ def _check_name(what: str, name: str) -> None:
             f"the name of a {what} is at most 63 lower-case letters, digits and '-', "
             f"with a letter or digit at both ends, not {name!r}"
         )
+
+
+def _encoded(operations: Sequence[Operation]) -> tuple[bytes, ...]:
+    return tuple(os.fsencode(word) for op in operations for word in (*op, "", "", "")[:4])
 
 
 def _readable(fd: int, timeout: float | None) -> bool:

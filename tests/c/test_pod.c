@@ -38,6 +38,8 @@ static struct pdi_launch_spec shell(char *const *argv)
                                     .paths = paths,
                                     .argv = argv,
                                     .env = no_strings,
+                                    .setup = no_strings,
+                                    .container = -1,
                                     .uid = PDI_LAUNCH_KEEP,
                                     .gid = PDI_LAUNCH_KEEP,
                                     .umask = PDI_LAUNCH_KEEP};
@@ -48,6 +50,7 @@ static void test_launch_arrives_as_it_was(void)
     char *const argv[] = {"program", "", "two words", NULL};
     char *const env[] = {"A=1", NULL};
     char *const paths[] = {"/bin/program", NULL};
+    char *const setup[] = {"mkdir", "/x", "0755", "", NULL};
     int targets[] = {0, 7};
     uint32_t groups[] = {1, 4294967294U};
     uint8_t cpus[8] = {5};
@@ -65,7 +68,9 @@ static void test_launch_arrives_as_it_was(void)
                                    .gid = 2,
                                    .umask = 077,
                                    .cpus = cpus,
-                                   .cpus_len = sizeof cpus};
+                                   .cpus_len = sizeof cpus,
+                                   .setup = setup,
+                                   .container = -1};
     size_t size = 0;
     int fd = pdi_launch_encode(&spec, &size);
     CHECK(fd >= 0);
@@ -83,6 +88,7 @@ static void test_launch_arrives_as_it_was(void)
     CHECK(there[3] == NULL);
     CHECK(!strcmp(((char **)launch->env)[0], "A=1") && !((char **)launch->env)[1]);
     CHECK(!strcmp(((char **)launch->paths)[0], "/bin/program"));
+    CHECK(!strcmp(((char **)launch->setup)[1], "/x") && !((char **)launch->setup)[4]);
     CHECK(launch->fd_count == 2 && !memcmp((void *)launch->targets, targets, sizeof targets));
     CHECK(launch->group_count == 2 && !memcmp((void *)launch->groups, groups, sizeof groups));
     CHECK(launch->cpus_len == 8 && !memcmp((void *)launch->cpus, cpus, sizeof cpus));

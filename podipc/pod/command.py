@@ -1,0 +1,378 @@
+"""The command line of Pods: ``podipc pod run|up|exec|logs|down|list|render``."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from podipc._core import PodipcError
+from podipc.pod import RUNTIMES, manifest, notes
+from podipc.pod.errors import ManifestError, PodError
+
+OK, FAILED, USAGE = 0, 1, 2
+
+EXAMPLES = """\
+examples:
+  podipc pod run k8s/pods/tensor-pod.yaml     until it ends; what it prints, and its result
+  podipc pod up pod.yaml                      in the background
+  podipc pod logs pod.yaml -f                 a Pod is named by its file or by its name
+  podipc pod exec tensor-pod -c consumer -- ls -l /dev/shm
+  podipc pod list --json | jq '.[].phase'
+  podipc pod down tensor-pod
+
+A Pod is a Kubernetes manifest, in YAML (needs PyYAML: pip install 'podipc[pod]') or JSON. The
+runtime `local` needs no container engine and uses no images: each container is a program of
+this machine in namespaces of its own. What else the manifest asks for and there is not is
+said, one line each, on standard error.
+
+"""
+
+EXIT_CODES = """\
+exit codes:
+  0    done; `run`: the Pod has succeeded
+  1    it did not work, or the Pod has failed: the reason is on standard error
+  2    a wrong option, argument or manifest
+  130  interrupted (Ctrl-C); 143: told to end. Nothing of a Pod of `run` is left
+  `exec`: that of the program, 128 and the signal if one ended it
+"""
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add ``pod`` to the commands of `podipc`."""
+    parser = commands.add_parser(
+        "pod",
+        help="run a Kubernetes Pod manifest on this machine",
+        description="Run a Kubernetes Pod manifest.",
+        epilog=EXAMPLES + EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
+
+    run = _action(actions, "run", _run, "start it, show what it prints, wait for its end")
+    up = _action(actions, "up", _up, "start it and leave it in the background")
+    for action in (run, up):
+        action.add_argument("manifest", metavar="MANIFEST", help="a file with one Pod")
+        _runtime(action)
+        action.add_argument(
+            "--grace",
+            type=_seconds,
+            metavar="S",
+            help="seconds between SIGTERM and SIGKILL, instead of terminationGracePeriodSeconds",
+        )
+        action.add_argument("-q", "--quiet", action="store_true", help="say no notes")
+    up.add_argument("--json", action="store_true", help="name, phase and notes as JSON")
+
+    execute = _action(actions, "exec", _exec, "run one more program in a container")
+    execute.add_argument("pod", metavar="POD", help="its name, or its manifest")
+    execute.add_argument("-c", "--container", help="default: the first one")
+    execute.add_argument("command", nargs="+", metavar="-- COMMAND")
+
+    logs = _action(actions, "logs", _logs, "what it has printed")
+    logs.add_argument("pod", metavar="POD", help="its name, or its manifest")
+    logs.add_argument("-c", "--container", help="default: all, with their names before each line")
+    logs.add_argument("-f", "--follow", action="store_true", help="go on until it ends")
+
+    down = _action(actions, "down", _down, "end it; nothing of it is left")
+    down.add_argument("pod", metavar="POD", help="its name, or its manifest")
+    down.add_argument("--grace", type=_seconds, metavar="S", help="as for up")
+
+    every = _action(actions, "list", _list, "the Pods in the background")
+    every.add_argument("--json", action="store_true", help="with all that is known of them")
+
+    render = _action(
+        actions, "render", _render, "check a manifest and print its Pods as JSON; starts nothing"
+    )
+    render.add_argument("manifest", metavar="MANIFEST", help="a file")
+    _runtime(render)
+
+
+def _action(
+    actions: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    run: Callable[[argparse.Namespace], int],
+    text: str,
+) -> argparse.ArgumentParser:
+    parser = actions.add_parser(
+        name,
+        help=text,
+        description=text[0].upper() + text[1:] + ".",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=_guarded(run), parser=parser)
+    return parser
+
+
+def _runtime(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--runtime", choices=RUNTIMES, default="local", help="what runs it (default: local)"
+    )
+
+
+def _seconds(text: str) -> float:
+    """Seconds, from 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1e9:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0")
+    return value
+
+
+def _guarded(run: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
+    def guarded(options: argparse.Namespace) -> int:
+        try:
+            return run(options)
+        except ManifestError as error:
+            _say(str(error))
+            return USAGE
+        except PodipcError as error:
+            _say(str(error))
+            return FAILED
+
+    return guarded
+
+
+def _say(text: str) -> None:
+    print(f"podipc: {text}", file=sys.stderr)
+
+
+def _say_notes(found: list[str], others: tuple[tuple[str, str], ...]) -> None:
+    for kind, name in others:
+        _say(f"note: {kind} {name}: not used by the local runtime")
+    for note in found:
+        _say(f"note: {note}")
+
+
+# run
+
+
+class _Lines:
+    """Pieces of output by container, made into whole lines with the container's name before."""
+
+    def __init__(self, names: Mapping[str, object] | list[str]) -> None:
+        self._width = max(map(len, names))
+        self._partial: dict[str, bytes] = {}
+
+    def write(self, name: str, piece: bytes) -> None:
+        *lines, rest = (self._partial.get(name, b"") + piece).split(b"\n")
+        self._partial[name] = rest
+        for line in lines:
+            self._print(name, line)
+        sys.stdout.buffer.flush()
+
+    def end(self) -> None:
+        for name, rest in self._partial.items():
+            if rest:
+                self._print(name, rest)
+        sys.stdout.buffer.flush()
+
+    def _print(self, name: str, line: bytes) -> None:
+        sys.stdout.buffer.write(f"{name:{self._width}} | ".encode() + line + b"\n")
+
+
+def _run(options: argparse.Namespace) -> int:
+    from podipc.pod import embedded
+
+    read = manifest.read(options.manifest)
+    spec = read.pod()
+    pieces: queue.SimpleQueue[tuple[str, bytes] | None] = queue.SimpleQueue()
+    lines = _Lines([container.name for container in spec.everyone()])
+    pod = embedded.Pod(spec, watcher=lambda *piece: pieces.put(piece), grace=options.grace)
+    try:
+        if not options.quiet:
+            _say_notes(pod.notes, read.others)
+        threading.Thread(target=_put_end, args=(pod, pieces), daemon=True).start()
+        while (piece := pieces.get()) is not None:
+            lines.write(*piece)
+        pod.ready()
+    finally:
+        pod.close()
+        with contextlib.suppress(queue.Empty):
+            while (piece := pieces.get_nowait()) is not None:
+                lines.write(*piece)
+        lines.end()
+    if pod.phase == "Succeeded":
+        return OK
+    _say(pod.message)
+    return FAILED
+
+
+def _put_end(pod: Any, pieces: queue.SimpleQueue[Any]) -> None:
+    pod.wait()
+    pieces.put(None)
+
+
+# Pods in the background
+
+
+def _up(options: argparse.Namespace) -> int:
+    read = manifest.read(options.manifest)
+    spec = read.pod()
+    command = [sys.executable, "-m", "podipc.pod.keeper", os.path.abspath(options.manifest)]
+    if options.grace is not None:
+        command += ["--grace", str(options.grace)]
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        env=_environment(),
+    ) as keeper:
+        assert keeper.stdout is not None
+        assert keeper.stderr is not None
+        try:
+            line = keeper.stdout.readline()
+            complaint = keeper.stderr.read().decode(errors="replace")
+        except BaseException:
+            keeper.terminate()
+            raise
+        if not line:
+            keeper.wait()
+            raise PodError(f"the keeper of Pod {spec.name!r} died at its start: {complaint}")
+        answer = json.loads(line)
+        if "error" in answer:
+            keeper.wait()
+            _say(answer["error"])
+            return USAGE if answer["kind"] == "ManifestError" else FAILED
+        # It goes on without us.
+        keeper.returncode = 0
+    if options.json:
+        print(json.dumps(answer))
+    else:
+        if not options.quiet:
+            _say_notes(answer["notes"], read.others)
+        print(f"Pod {spec.name} is up")
+    return OK
+
+
+def _environment() -> dict[str, str]:
+    """Ours, in which the keeper finds the same podipc."""
+    import podipc
+
+    root = os.path.dirname(os.path.dirname(os.path.abspath(podipc.__file__)))
+    paths = [root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}
+
+
+def _name(word: str) -> str:
+    """The name of a Pod that is given as such or by its manifest."""
+    return manifest.read(word).pod().name if os.path.isfile(word) else word
+
+
+def _status(name: str) -> dict[str, Any]:
+    from podipc.pod import state
+
+    with state.Call(name, {"do": "status"}) as call:
+        return call.answer
+
+
+def _exec(options: argparse.Namespace) -> int:
+    from podipc.pod import state
+
+    name = _name(options.pod)
+    container = options.container or _first(name)
+    request = {"do": "exec", "container": container, "command": options.command}
+    with state.Call(name, request, [0, 1, 2]) as call:
+        code = int(call.read()["code"])
+    return code if code >= 0 else 128 - code
+
+
+def _first(name: str) -> str:
+    """The first container that is no init container."""
+    containers = _status(name)["containers"]
+    return str(next(c["name"] for c in containers if not c["init"]))
+
+
+def _logs(options: argparse.Namespace) -> int:
+    from podipc.pod import state
+
+    name = _name(options.pod)
+    if options.container:
+        request = {"do": "logs", "container": options.container, "follow": options.follow}
+        with state.Call(name, request) as call:
+            for piece in call.pieces():
+                sys.stdout.buffer.write(piece)
+                sys.stdout.buffer.flush()
+        return OK
+    names = [container["name"] for container in _status(name)["containers"]]
+    lines = _Lines(names)
+    pieces: queue.SimpleQueue[tuple[str, bytes] | None] = queue.SimpleQueue()
+
+    def follow(container: str) -> None:
+        try:
+            request = {"do": "logs", "container": container, "follow": options.follow}
+            with state.Call(name, request) as call:
+                for piece in call.pieces():
+                    pieces.put((container, piece))
+        except (PodipcError, OSError):
+            pass
+        finally:
+            pieces.put(None)
+
+    for container in names:
+        thread = threading.Thread(target=follow, args=(container,), daemon=True)
+        thread.start()
+        if not options.follow:
+            thread.join()
+    left = len(names)
+    while left:
+        said = pieces.get()
+        if said is None:
+            left -= 1
+        else:
+            lines.write(*said)
+    lines.end()
+    return OK
+
+
+def _down(options: argparse.Namespace) -> int:
+    from podipc.pod import state
+
+    name = _name(options.pod)
+    with state.Call(name, {"do": "down", "grace": options.grace}):
+        pass
+    print(f"Pod {name} is down")
+    return OK
+
+
+def _list(options: argparse.Namespace) -> int:
+    from podipc.pod import state
+
+    found = []
+    for name in state.names():
+        with contextlib.suppress(PodError):
+            found.append(_status(name))
+    if options.json:
+        print(json.dumps(found, indent=2))
+        return OK
+    if found:
+        print(f"{'POD':20} {'PHASE':10} {'CONTAINER':20} {'STATE':11} {'RESTARTS':>8} {'EXIT':>5}")
+    for pod in found:
+        for container in pod["containers"]:
+            code = "" if container["exit_code"] is None else container["exit_code"]
+            print(
+                f"{pod['name']:20} {pod['phase']:10} {container['name']:20} "
+                f"{container['state']:11} {container['restarts']:8} {code:>5}"
+            )
+    return OK
+
+
+def _render(options: argparse.Namespace) -> int:
+    read = manifest.read(options.manifest)
+    for pod in read.pods:
+        _say_notes(notes.of(pod), ())
+    _say_notes([], read.others)
+    documents = [pod.document for pod in read.pods]
+    print(json.dumps(documents if len(documents) > 1 else documents[0], indent=2, default=str))
+    return OK

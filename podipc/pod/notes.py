@@ -1,0 +1,67 @@
+"""What a manifest asks for and the local runtime does not have, one line each."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+
+from podipc.pod.manifest import Pod
+
+_REASONS = {
+    "hostNetwork": "the Pod has a network namespace of its own, always",
+    "hostIPC": "the Pod has an IPC namespace of its own, always",
+    "hostPID": "the containers have PID namespaces of their own, always",
+    "shareProcessNamespace": "the containers have PID namespaces of their own, always",
+    "hostname": "the host name of a container is its name",
+    "livenessProbe": "there are no probes here",
+    "readinessProbe": "there are no probes here",
+    "startupProbe": "there are no probes here: a sidecar counts as started once it runs",
+    "lifecycle": "there are no hooks here",
+    "imagePullPolicy": "there are no images here",
+    "imagePullSecrets": "there are no images here",
+    "capabilities": "the container keeps those of whoever starts it",
+    "privileged": "the container has the privileges of whoever starts it",
+    "allowPrivilegeEscalation": "programs with the set-user-ID bit work",
+    "readOnlyRootFilesystem": "the file system of this machine stays writable",
+    "seccompProfile": "system calls are not filtered",
+    "subPathExpr": "use subPath",
+    "medium": "the volume is on disk",
+    "stdin": "there is no standard input; use exec",
+    "tty": "there is no terminal",
+    "activeDeadlineSeconds": "the Pod runs as long as it runs",
+    "ephemeral-storage": "disk space is not limited",
+}
+
+
+def of(pod: Pod) -> list[str]:
+    """One line for everything in the manifest that has no effect here."""
+    found = [
+        "image: not used, the programs are those of this machine, "
+        f"and python is that of {os.path.dirname(sys.executable)}"
+    ]
+    if any(container.ports for container in pod.everyone()):
+        found.append("ports: information only, as in a cluster; nothing is published")
+    for path in pod.others:
+        name = re.split(r"[.\]]", path)[-1]
+        if ".requests." in path:
+            reason = "nothing is scheduled here"
+        else:
+            reason = _REASONS.get(name, "has no meaning on one machine")
+        found.append(f"{path}: not used, {reason}")
+    for volume in pod.volumes:
+        if volume.kind == "emptyDir" and volume.size and not volume.memory:
+            found.append(
+                f"{volume.path}.sizeLimit: not enforced; a cluster would evict a Pod that has more"
+            )
+    return found
+
+
+def of_fs_group(pod: Pod, *, is_root: bool) -> list[str]:
+    """One line if volumes cannot be given to the `fsGroup`."""
+    if pod.fs_group is None or is_root or pod.fs_group == os.getegid():
+        return []
+    return [
+        f"spec.securityContext.fsGroup: volumes keep the group {os.getegid()}, "
+        "an ordinary user cannot give them to another; run as root"
+    ]
