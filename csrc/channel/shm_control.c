@@ -28,7 +28,10 @@ void pdi_link_remove(struct pdi_endpoint *ep, struct pdi_link *link)
 {
     for (uint32_t i = 0; i < ep->link_count; i++)
         if (ep->links[i] == link) {
-            ep->links[i] = ep->links[--ep->link_count];
+            /* Their order is kept: one poll round hears of a death before it hears of
+             * whoever came after it. */
+            ep->link_count--;
+            memmove(&ep->links[i], &ep->links[i + 1], (ep->link_count - i) * sizeof ep->links[i]);
             return;
         }
 }
