@@ -34,7 +34,8 @@ struct shm_receiver {
     podipc_receiver base;
     struct pdi_endpoint ep;
     uint32_t turn;
-    bool ended;           /* the sender that left last closed in order */
+    bool ended;           /* a sender closed in order since that was last said, */
+    bool said;            /* or it was said, and until another joins is said again */
     podipc_message stash; /* latest: in hand while a newer one is on its way */
     bool stashed;
     int64_t nudged_at; /* when the newer one was asked for; 0: not asked */
@@ -100,7 +101,9 @@ static int greet(struct pdi_endpoint *ep, struct pdi_link *l, int fd)
 static void joined(struct pdi_endpoint *ep, struct pdi_link *link)
 {
     pdi_memfd_close_fd(&rx_of(link)->returns_memory);
-    receiver_of(ep)->ended = false;
+    struct shm_receiver *rx = receiver_of(ep);
+    rx->ended = rx->ended && !rx->said;
+    rx->said = false;
 }
 
 static bool packet(struct pdi_endpoint *ep, struct pdi_link *l, const struct pdi_packet *p, int *fd)
@@ -237,7 +240,6 @@ static int farewell(struct shm_receiver *rx, struct rx_link *link, podipc_error 
         rx->ended = true;
         return 0;
     }
-    rx->ended = false;
     rx->ep.died++;
     if (broken)
         return 0; /* already reported */
@@ -286,9 +288,12 @@ static int receive(struct shm_receiver *rx, podipc_message *out, podipc_error *e
     int rc = next_message(rx, out, err);
     if (rc != -EAGAIN)
         return rc;
-    if (rx->ended && rx->ep.link_count == 0)
+    /* Whatever the order they left in: nobody is there, and every death was told. */
+    if (rx->ended && rx->ep.link_count == 0) {
+        rx->said = true;
         return pdi_fail(err, PODIPC_ECLOSED, "",
                         "every sender of %s has closed and nothing is left", rx->ep.path);
+    }
     return rx->ep.has_complaint ? pdi_endpoint_complaint(&rx->ep, err) : -EAGAIN;
 }
 

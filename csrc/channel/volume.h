@@ -81,7 +81,8 @@ struct pdi_member {
     uint32_t count, cap;
     int64_t census_began, census_ended;
     bool census_again; /* the last one left a question open */
-    bool ended;        /* the last sender to go went in order */
+    bool ended;        /* a sender went in order, */
+    bool said;         /* and the user was told that all are gone since */
     bool stirred;      /* something had changed when the last sleep ended */
     uint64_t died;
 };

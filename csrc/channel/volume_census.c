@@ -185,8 +185,10 @@ int pdi_member_census(struct pdi_member *e, podipc_error *err)
         if (!finished(e, &e->peers[i]))
             continue;
         /* Some file that looks like a tensor is not yet a sender. */
-        if (e->peers[i].state == PDI_PEER_CLOSED && (e->peers[i].joined || e->peers[i].heard))
+        if (e->peers[i].state == PDI_PEER_CLOSED && (e->peers[i].joined || e->peers[i].heard)) {
             e->ended = true;
+            e->said = false;
+        }
         e->peers[i] = e->peers[--e->count];
     }
     return 0;
@@ -272,7 +274,8 @@ static int report_death(struct pdi_member *e, struct pdi_peer *p, uint64_t *lost
     if (p->old && !p->heard)
         return 0;
     e->died++;
-    e->ended = false;
+    /* Whoever closed before that was said has been told of. */
+    e->ended = e->ended && !e->said;
     if (e->receiver)
         return pdi_fail(err, PODIPC_EPEERDIED, "",
                         "a sender of file://%.200s died without closing; what it had sent was "

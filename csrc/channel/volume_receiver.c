@@ -293,6 +293,7 @@ static int all_closed(struct receiver *rx, podipc_error *err)
     for (uint32_t i = 0; i < rx->e.count; i++)
         if (rx->e.peers[i].state <= PDI_PEER_DEAD)
             return -EAGAIN;
+    rx->e.said = true;
     return pdi_fail(err, PODIPC_ECLOSED, "",
                     "every sender of file://%.200s has closed, and nothing is left",
                     rx->e.dir.path);

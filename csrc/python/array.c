@@ -73,31 +73,31 @@ int pd_shape(PyObject *object, npy_intp shape[PODIPC_MAX_DIMS])
     return (int)ndim;
 }
 
-int pd_describe(pd_state *st, pd_type_cache *cache, PyArray_Descr *descr, int ndim,
-                const npy_intp *shape, podipc_tensor *t)
+/* The text of a dtype; a new reference. */
+static PyObject *text_of(pd_state *st, pd_type_cache *cache, PyArray_Descr *descr)
 {
-    if (descr != cache->descr || PyDataType_HASFIELDS(descr)) {
-        PyObject *encode = from_tensors(&st->encode_dtype, "encode_dtype");
-        PyObject *text =
-            encode ? PyObject_CallFunctionObjArgs(encode, (PyObject *)descr, NULL) : NULL;
-        if (!text)
-            return -1;
-        if (!PyBytes_Check(text) || PyBytes_Size(text) > UINT16_MAX) {
-            Py_DECREF(text);
-            pd_raise_text(st, PD_UNSUPPORTED_TENSOR,
-                          "the description of this dtype takes more than 65535 bytes");
-            return -1;
-        }
-        remember(cache, descr, text);
-        Py_DECREF(text);
+    if (descr == cache->descr)
+        return Py_NewRef(cache->text);
+    PyObject *encode = from_tensors(&st->encode_dtype, "encode_dtype");
+    PyObject *text = encode ? PyObject_CallFunctionObjArgs(encode, (PyObject *)descr, NULL) : NULL;
+    if (text && (!PyBytes_Check(text) || PyBytes_Size(text) > UINT16_MAX)) {
+        Py_CLEAR(text);
+        pd_raise_text(st, PD_UNSUPPORTED_TENSOR,
+                      "the description of this dtype takes more than 65535 bytes");
     }
+    if (text && !PyDataType_HASFIELDS(descr))
+        remember(cache, descr, text);
+    return text;
+}
+
+int pd_describe(pd_state *st, pd_type_cache *cache, PyArray_Descr *descr, int ndim,
+                const npy_intp *shape, podipc_tensor *t, PyObject **text)
+{
     if (ndim > PODIPC_MAX_DIMS) {
         pd_raise_text(st, PD_UNSUPPORTED_TENSOR, "a tensor may have %d dimensions at most, not %d",
                       PODIPC_MAX_DIMS, ndim);
         return -1;
     }
-    t->type = PyBytes_AsString(cache->text);
-    t->type_len = (uint32_t)PyBytes_Size(cache->text);
     t->flags = 0;
     t->ndim = (uint32_t)ndim;
     t->nbytes = (uint64_t)PyDataType_ELSIZE(descr);
@@ -115,6 +115,11 @@ int pd_describe(pd_state *st, pd_type_cache *cache, PyArray_Descr *descr, int nd
         pd_raise_text(st, PD_UNSUPPORTED_TENSOR, "a tensor of this shape and dtype is too large");
         return -1;
     }
+    *text = text_of(st, cache, descr);
+    if (!*text)
+        return -1;
+    t->type = PyBytes_AsString(*text);
+    t->type_len = (uint32_t)PyBytes_Size(*text);
     return 0;
 }
 
@@ -123,8 +128,6 @@ static PyArray_Descr *descr_of(pd_state *st, pd_type_cache *cache, const podipc_
 {
     if (cache->text && (size_t)PyBytes_Size(cache->text) == t->type_len &&
         memcmp(PyBytes_AsString(cache->text), t->type, t->type_len) == 0) {
-        if (PyDataType_HASFIELDS(cache->descr))
-            return PyArray_DescrNew(cache->descr);
         Py_INCREF((PyObject *)cache->descr);
         return cache->descr;
     }
@@ -137,12 +140,8 @@ static PyArray_Descr *descr_of(pd_state *st, pd_type_cache *cache, const podipc_
         PyErr_SetString(PyExc_SystemError, "podipc.tensors.decode_dtype() gave no dtype");
         Py_CLEAR(descr);
     }
-    if (descr)
+    if (descr && !PyDataType_HASFIELDS((PyArray_Descr *)descr))
         remember(cache, (PyArray_Descr *)descr, text);
-    if (descr && PyDataType_HASFIELDS((PyArray_Descr *)descr)) {
-        Py_DECREF(descr);
-        descr = (PyObject *)PyArray_DescrNew(cache->descr);
-    }
     Py_XDECREF(text);
     return (PyArray_Descr *)descr;
 }

@@ -6,7 +6,7 @@
 
 /* The last dtype seen, with its text: nearly every message has the same one. One
  * a handle. A dtype with fields can be changed in place (`dtype.names = ...`), so
- * it is never taken from here for its text, nor given away itself. Zeroed at the start;
+ * such a one is described and made anew each time. Zeroed at the start;
  * pd_type_cache_clear() at the end. */
 typedef struct pd_type_cache {
     PyArray_Descr *descr;
@@ -24,10 +24,11 @@ PyArrayObject *pd_as_array(pd_state *st, PyObject *object);
  * memory that cannot be freed through the stable ABI.) */
 int pd_shape(PyObject *object, npy_intp shape[PODIPC_MAX_DIMS]);
 
-/* Fills in *t for an array of this dtype and shape in C order; t->type lives as
- * long as the cache is not used again. -1: UnsupportedTensor. */
+/* Fills in *t for an array of this dtype and shape in C order. t->type lies in
+ * *text, a new reference to be kept as long as *t is used: another thread may put
+ * another dtype into the cache while this one waits. -1: UnsupportedTensor. */
 int pd_describe(pd_state *st, pd_type_cache *cache, PyArray_Descr *descr, int ndim,
-                const npy_intp *shape, podipc_tensor *t);
+                const npy_intp *shape, podipc_tensor *t, PyObject **text);
 
 /* A new array over the message's bytes at `data`, whose base is `base` (stolen,
  * also on failure). Checks that dtype, shape and size agree: CorruptSegment. */

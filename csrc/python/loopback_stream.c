@@ -156,12 +156,10 @@ static PyArrayObject *prepare(Stream *self, PyObject *object, podipc_tensor *t, 
     if (!array)
         return NULL;
     if (pd_describe(self->st, &self->sent_types, PyArray_DESCR(array), PyArray_NDIM(array),
-                    PyArray_DIMS(array), t) < 0) {
+                    PyArray_DIMS(array), t, text) < 0) {
         Py_DECREF((PyObject *)array);
         return NULL;
     }
-    /* Another thread may use the cache while this one sends. */
-    *text = Py_NewRef(self->sent_types.text);
     if (PyArray_IS_C_CONTIGUOUS(array))
         return array;
     if (PyArray_IS_F_CONTIGUOUS(array)) {
@@ -170,6 +168,8 @@ static PyArrayObject *prepare(Stream *self, PyObject *object, podipc_tensor *t, 
     }
     PyArrayObject *packed = (PyArrayObject *)PyArray_NewCopy(array, NPY_CORDER);
     Py_DECREF((PyObject *)array);
+    if (!packed)
+        Py_DECREF(*text);
     return packed;
 }
 

@@ -78,26 +78,36 @@ static int get_loan(SenderObject *self, const podipc_tensor *t, int64_t deadline
     return -1;
 }
 
+/* The array over a loan, which it takes over. */
+static PyObject *loaned_array(SenderObject *self, const podipc_tensor *t, podipc_loan *loan)
+{
+    LoanedObject *loaned = PyObject_New(LoanedObject, self->st->types[PD_LOANED]);
+    if (!loaned) {
+        podipc_loan_discard(self->tx, loan);
+        return NULL;
+    }
+    loaned->sender = (SenderObject *)Py_NewRef((PyObject *)self);
+    loaned->loan = *loan;
+    loaned->ndim = t->ndim;
+    loaned->type_len = t->type_len;
+    loaned->sent = loaned->given_up = false;
+    return (PyObject *)pd_array_over(self->st, &self->types, t, loan->data, true,
+                                     (PyObject *)loaned);
+}
+
 PyObject *pd_sender_empty(SenderObject *self, PyArray_Descr *descr, int ndim, const npy_intp *shape,
                           int64_t deadline)
 {
     podipc_tensor t;
     podipc_loan loan;
-    if (check_open(self) < 0 || pd_describe(self->st, &self->types, descr, ndim, shape, &t) < 0 ||
-        get_loan(self, &t, deadline, &loan) < 0)
+    PyObject *text, *array = NULL;
+    if (check_open(self) < 0 ||
+        pd_describe(self->st, &self->types, descr, ndim, shape, &t, &text) < 0)
         return NULL;
-    LoanedObject *loaned = PyObject_New(LoanedObject, self->st->types[PD_LOANED]);
-    if (!loaned) {
-        podipc_loan_discard(self->tx, &loan);
-        return NULL;
-    }
-    loaned->sender = (SenderObject *)Py_NewRef((PyObject *)self);
-    loaned->loan = loan;
-    loaned->ndim = t.ndim;
-    loaned->type_len = t.type_len;
-    loaned->sent = loaned->given_up = false;
-    return (PyObject *)pd_array_over(self->st, &self->types, &t, loan.data, true,
-                                     (PyObject *)loaned);
+    if (get_loan(self, &t, deadline, &loan) == 0)
+        array = loaned_array(self, &t, &loan);
+    Py_DECREF(text);
+    return array;
 }
 
 /* ---- sending ---- */
@@ -167,8 +177,9 @@ int64_t pd_sender_send(SenderObject *self, PyObject *object, int64_t deadline)
         return -1;
     int64_t reached = -1;
     podipc_tensor t;
+    PyObject *text = NULL;
     if (pd_describe(self->st, &self->types, PyArray_DESCR(array), PyArray_NDIM(array),
-                    PyArray_DIMS(array), &t) < 0)
+                    PyArray_DIMS(array), &t, &text) < 0)
         goto done;
     bool c_order = PyArray_IS_C_CONTIGUOUS(array);
     if (!c_order && PyArray_IS_F_CONTIGUOUS(array))
@@ -185,6 +196,7 @@ int64_t pd_sender_send(SenderObject *self, PyObject *object, int64_t deadline)
     struct send_op op = {.tx = self->tx, .sending = {.tensor = &t, .data = PyArray_DATA(array)}};
     reached = run(self, &op, deadline, t.nbytes > KEEP_GIL);
 done:
+    Py_XDECREF(text);
     Py_DECREF((PyObject *)array);
     return reached;
 }
