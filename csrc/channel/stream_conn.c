@@ -16,6 +16,7 @@
 #include "../platform/fifo.h"
 #include "../platform/io.h"
 #include "../platform/rendezvous.h"
+#include "../platform/socket.h"
 #include "stream.h"
 
 enum {
@@ -50,6 +51,8 @@ void pdi_conn_free(struct pdi_conn *c, struct pdi_blocks *blocks, bool bye)
         const struct iovec iov = {.iov_base = &head, .iov_len = sizeof head};
         (void)pdi_write_socket(c->fd, &iov, 1);
     }
+    if (c->fd >= 0)
+        pdi_socket_hang_up(c->fd); /* a FIFO does not mind */
     pdi_close(&c->fd);
     if (c->block)
         pdi_blocks_take_back(blocks, c->block);

@@ -145,6 +145,7 @@ void pdi_greeter_stop(struct pdi_greeter *g)
     g->running = false;
     pdi_alarm(g->stop);
     (void)pthread_join(g->thread, NULL);
+    pdi_socket_hang_up(g->listener);
 }
 
 void pdi_greeter_close(struct pdi_greeter *g)

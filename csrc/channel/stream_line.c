@@ -34,6 +34,8 @@ void pdi_line_init(struct pdi_line *line, const struct pdi_stream_at *at, uint64
 
 static void disconnect(struct pdi_line *line)
 {
+    if (line->fd >= 0)
+        pdi_socket_hang_up(line->fd); /* a FIFO does not mind */
     pdi_close(&line->fd);
     line->state = PDI_LINE_DOWN;
     line->active = line->abandoned = line->bye = false;

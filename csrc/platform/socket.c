@@ -59,3 +59,8 @@ void pdi_socket_end(int fd)
 {
     (void)shutdown(fd, SHUT_WR);
 }
+
+void pdi_socket_hang_up(int fd)
+{
+    (void)shutdown(fd, SHUT_RDWR);
+}
