@@ -44,7 +44,7 @@ static int join_directory(struct pdi_endpoint *ep, podipc_error *err)
                             "could not watch the channel directory %s: see the limits in "
                             "/proc/sys/fs/inotify and RLIMIT_NOFILE",
                             ep->path);
-        rc = pdi_place_listen(ep->dir, ep->name, ep->mode, &ep->listener, err);
+        rc = pdi_place_listen(ep->path, ep->dir, ep->name, ep->mode, &ep->listener, err);
         if (rc != -ENOENT)
             return rc;
         pdi_close(&ep->inotify);

@@ -12,14 +12,11 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "../core/error.h"
 #include "random.h"
 #include "rename.h"
-
-#define IN_THE_MAKING 5 /* seconds */
 
 /* Permissions of a directory whose files have `mode`: who may read and write may
  * also search. No sticky bit: whoever may join may remove what the dead left. */
@@ -137,7 +134,8 @@ static void address_of(int dir, const char *name, struct sockaddr_un *address)
     (void)snprintf(address->sun_path, sizeof address->sun_path, "/proc/self/fd/%d/%s", dir, name);
 }
 
-int pdi_place_listen(int dir, const char *name, uint32_t mode, int *sock, podipc_error *err)
+int pdi_place_listen(const char *path, int dir, const char *name, uint32_t mode, int *sock,
+                     podipc_error *err)
 {
     char hidden[PDI_NAME + 1];
     struct sockaddr_un address;
@@ -151,11 +149,11 @@ int pdi_place_listen(int dir, const char *name, uint32_t mode, int *sock, podipc
     call = "bind";
     if (bind(*sock, (struct sockaddr *)&address, sizeof address) < 0)
         goto err;
-    call = "chmod";
-    if (fchmodat(dir, hidden, (mode_t)mode, 0) < 0)
-        goto err;
     call = "listen";
     if (listen(*sock, 64) < 0)
+        goto err;
+    call = "chmod";
+    if (fchmodat(dir, hidden, (mode_t)mode, 0) < 0)
         goto err;
     call = "rename";
     if (renameat(dir, hidden, dir, name) < 0)
@@ -166,17 +164,44 @@ err:
     (void)unlinkat(dir, hidden, 0);
     pdi_close(sock);
     return pdi_fail(err, rc, call,
-                    "could not make the socket %s in the channel's directory: it needs one inode "
-                    "and one descriptor; free some in the file system, or raise its size in the "
-                    "Pod's manifest",
-                    name);
+                    "could not make the socket %s/%s: it needs one inode and one descriptor; free "
+                    "some in the file system, or raise its size in the Pod's manifest",
+                    path, name);
+}
+
+struct unfinished {
+    const char *name; /* of the channel */
+    int dir;          /* the one above */
+};
+
+static void remove_unfinished(const char *name, void *arg)
+{
+    const struct unfinished *u = arg;
+    size_t n = strlen(u->name);
+    if (strncmp(name, u->name, n) == 0 && strncmp(name + n, ".new", 4) == 0 &&
+        strspn(name + n + 4, "0123456789abcdef") == 16 && name[n + 20] == '\0')
+        (void)unlinkat(u->dir, name, AT_REMOVEDIR);
 }
 
 void pdi_place_leave(const char *path, int dir, const char *name, bool named)
 {
     (void)unlinkat(dir, name, 0);
-    if (rmdir(path) == 0 && named)
-        (void)with_parent(path, remove_parent);
+    if (!named) {
+        (void)rmdir(path);
+        return;
+    }
+    /* Directories whose maker was killed before it could rename them; a living one
+     * finds that its own is gone and makes another. */
+    char above[4200];
+    const char *slash = strrchr(path, '/');
+    (void)snprintf(above, sizeof above, "%.*s", (int)(slash - path), path);
+    struct unfinished u = {.name = slash + 1,
+                           .dir = open(above, O_RDONLY | O_DIRECTORY | O_CLOEXEC)};
+    if (u.dir >= 0)
+        (void)pdi_place_list(u.dir, remove_unfinished, &u);
+    pdi_close(&u.dir);
+    if (rmdir(path) == 0)
+        (void)rmdir(above);
 }
 
 int pdi_place_connect(int dir, const char *name, int *sock)
@@ -199,8 +224,6 @@ void pdi_place_sweep(int dir, const char *name)
     /* A plain file, too, refuses to be connected to. */
     struct stat st;
     if (fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW) < 0 || !S_ISSOCK(st.st_mode))
-        return;
-    if (name[0] == '.' && time(NULL) - st.st_ctime < IN_THE_MAKING)
         return;
     int sock;
     int rc = pdi_place_connect(dir, name, &sock);

@@ -30,13 +30,15 @@ enum {
 int pdi_place_open(const char *path, uint32_t mode, bool named, int *dir, podipc_error *err);
 /* Makes a listening socket with permissions `mode` appear as `name`. -ENOENT: the
  * directory has just been removed; open it again. */
-int pdi_place_listen(int dir, const char *name, uint32_t mode, int *sock, podipc_error *err);
+int pdi_place_listen(const char *path, int dir, const char *name, uint32_t mode, int *sock,
+                     podipc_error *err);
 /* Removes `name`, then the directory, and if `named` the one above it, if empty. */
 void pdi_place_leave(const char *path, int dir, const char *name, bool named);
 /* Connects to `name`. -ECONNREFUSED: its owner is dead. -ENOENT: not there. */
 int pdi_place_connect(int dir, const char *name, int *sock);
 /* Removes the socket `name` if its owner is dead. One that is still hidden may be
- * in the making: only if it is seconds old. */
+ * in the making and not yet listening; its maker then finds it gone (-ENOENT) and
+ * makes another. */
 void pdi_place_sweep(int dir, const char *name);
 /* An inotify descriptor that becomes readable when names appear or vanish. */
 int pdi_place_watch(int dir, int *inotify);

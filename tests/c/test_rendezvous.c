@@ -17,7 +17,7 @@ struct ends {
 static void connected(struct ends *e, const char *path)
 {
     MUST(pdi_place_open(path, 0600, false, &e->dir, NULL) == 0);
-    MUST(pdi_place_listen(e->dir, "rx.0", 0600, &e->listener, NULL) == 0);
+    MUST(pdi_place_listen("here", e->dir, "rx.0", 0600, &e->listener, NULL) == 0);
     MUST(pdi_place_connect(e->dir, "rx.0", &e->client) == 0);
     MUST(EVENTUALLY(pdi_packet_accept(e->listener, &e->server) == 0));
 }
@@ -163,7 +163,7 @@ static void test_the_dead_refuse(void)
     if (child == 0) {
         int listener;
         MUST(pdi_place_open(path, 0600, false, &dir, NULL) == 0);
-        MUST(pdi_place_listen(dir, "rx.1", 0600, &listener, NULL) == 0);
+        MUST(pdi_place_listen("here", dir, "rx.1", 0600, &listener, NULL) == 0);
         MUST(write(pipes[1], "x", 1) == 1);
         for (;;)
             pause();
@@ -205,7 +205,7 @@ static void test_news_of_the_directory(void)
     MUST(pdi_place_watch(dir, &inotify) == 0);
     struct pollfd p = {.fd = inotify, .events = POLLIN};
     CHECK(poll(&p, 1, 0) == 0);
-    MUST(pdi_place_listen(dir, "rx.0", 0600, &listener, NULL) == 0);
+    MUST(pdi_place_listen("here", dir, "rx.0", 0600, &listener, NULL) == 0);
     CHECK(poll(&p, 1, 10000) == 1);
     /* When its name is there it can be connected to: never before. */
     pdi_place_watched(inotify);
@@ -241,7 +241,7 @@ static void test_modes_do_not_depend_on_the_umask(void)
         CHECK(pdi_place_open(path, modes[i % 3], true, &dir, NULL) == 0);
         CHECK(mode_of(path) == directories[i % 3]);
         CHECK(mode_of(above) == 0777);
-        CHECK(pdi_place_listen(dir, "rx.0", modes[i % 3], &listener, NULL) == 0);
+        CHECK(pdi_place_listen("here", dir, "rx.0", modes[i % 3], &listener, NULL) == 0);
         CHECK(mode_of(socket) == modes[i % 3]);
         pdi_close(&listener);
         pdi_place_leave(path, dir, "rx.0", true);
@@ -299,7 +299,7 @@ static void test_coming_and_going(void)
                     fprintf(stderr, "open: %s\n", err.text);
                     _exit(1);
                 }
-                rc = pdi_place_listen(dir, name, 0600, &listener, &err);
+                rc = pdi_place_listen("here", dir, name, 0600, &listener, &err);
                 if (rc == -ENOENT)
                     pdi_close(&dir);
             } while (rc == -ENOENT);

@@ -155,6 +155,7 @@ def test_both_killed_and_restarted(spawn, name):
         assert rx.do("recv") == [life, 0]
         tx.kill()
         rx.kill()
+    podipc.receiver(name).close()  # whoever comes next tidies up after the dead
 
 
 def test_stopped_peer_is_not_dead(spawn, name):

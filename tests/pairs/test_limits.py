@@ -318,7 +318,7 @@ def test_long_paths(podipc_dir, length):
 # --- peers that do not speak as they should ----------------------------------
 
 MAGIC = 0x0043504944504F50
-HELLO, ARENA, GONE, BYE = 1, 3, 4, 5
+HELLO, ARENA, GONE, BYE, HERE = 1, 3, 4, 5, 7
 HEAD = struct.Struct("=QHHIQ")
 REST = struct.Struct("=10IQ")
 
@@ -492,6 +492,7 @@ class FakeSender:
         socket.send_fds(self.socket, [hello(1)], fds)
         _, got, _, _ = socket.recv_fds(self.socket, 4096, 8)
         assert len(got) == 3, "no HELLO"
+        self.socket.send(HEAD.pack(MAGIC, 1, HERE, 0, 0))
         for fd in fds + got:
             os.close(fd)
         self.position = 0
