@@ -21,14 +21,9 @@ static int probe(const char *path)
 
 static int make(const char *path, int *fd, podipc_error *err)
 {
-    if (mkfifo(path, 0600) < 0) {
-        if (errno == ENOENT)
-            return pdi_fail(err, -ENOENT, "mkfifo",
-                            "there is no directory for the FIFO %s: mount the shared volume there",
-                            path);
+    if (mkfifo(path, 0600) < 0)
         return pdi_fail(err, -errno, "mkfifo", "could not make a FIFO at %s as UID %u", path,
                         (unsigned)geteuid());
-    }
     *fd = open(path, O_RDONLY | O_NONBLOCK | O_NOFOLLOW | O_CLOEXEC);
     if (*fd >= 0)
         return 0;

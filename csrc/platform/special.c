@@ -109,6 +109,9 @@ static int put(const struct pdi_special *kind, const char *path, const char *fre
 {
     struct stat st;
     int rc = kind->make(fresh, fd, err);
+    if (rc == -ENOENT) /* in the user's words, not of the name it has for a moment */
+        return pdi_fail(err, rc, "open",
+                        "there is no directory for %s: mount the shared volume there", path);
     if (rc < 0)
         return rc;
     const char *call = "chmod";

@@ -88,10 +88,6 @@ err:
     pdi_close(fd);
     if (rc == -ENAMETOOLONG)
         return pdi_fail(err, PODIPC_EADDRESS, call, "the name of the socket %s is too long", path);
-    if (rc == -ENOENT)
-        return pdi_fail(err, rc, call,
-                        "there is no directory for the socket %s: mount the shared volume there",
-                        path);
     return pdi_fail(err, rc, call, "could not make a socket at %s as UID %u", path,
                     (unsigned)geteuid());
 }

@@ -418,7 +418,10 @@ class HttpSender(Endpoint):
         Deadline(timeout)
         self._check()
         array = np.empty(shape, dtype)
-        encode_dtype(array.dtype)  # now, not after the work was done
+        # Now, not after the work was done.
+        encode_dtype(array.dtype)
+        if self._max_bytes is not None and array.nbytes > self._max_bytes:
+            self._too_large(array.nbytes, self._max_bytes, "the max_bytes of this sender")
         return array
 
     def stats(self) -> dict[str, int]:

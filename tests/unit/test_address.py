@@ -18,12 +18,18 @@ def default_dir(podipc_dir, monkeypatch):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("frames", Address("shm://frames", "shm", f"{DEFAULT_DIR}/frames")),
-        ("shm://frames", Address("shm://frames", "shm", f"{DEFAULT_DIR}/frames")),
-        ("A-b_c.9", Address("shm://A-b_c.9", "shm", f"{DEFAULT_DIR}/A-b_c.9")),
-        ("_x", Address("shm://_x", "shm", f"{DEFAULT_DIR}/_x")),
-        ("x" * 128, Address("shm://" + "x" * 128, "shm", f"{DEFAULT_DIR}/" + "x" * 128)),
-        ("x?wait=spin", Address("shm://x?wait=spin", "shm", f"{DEFAULT_DIR}/x", wait="spin")),
+        ("frames", Address("shm://frames", "shm", f"{DEFAULT_DIR}/frames", named=True)),
+        ("shm://frames", Address("shm://frames", "shm", f"{DEFAULT_DIR}/frames", named=True)),
+        ("A-b_c.9", Address("shm://A-b_c.9", "shm", f"{DEFAULT_DIR}/A-b_c.9", named=True)),
+        ("_x", Address("shm://_x", "shm", f"{DEFAULT_DIR}/_x", named=True)),
+        (
+            "x" * 128,
+            Address("shm://" + "x" * 128, "shm", f"{DEFAULT_DIR}/" + "x" * 128, named=True),
+        ),
+        (
+            "x?wait=spin",
+            Address("shm://x?wait=spin", "shm", f"{DEFAULT_DIR}/x", wait="spin", named=True),
+        ),
         ("shm:///shared/frames", Address("shm:///shared/frames", "shm", "/shared/frames")),
         (
             "shm:///shared/frames?wait=block",
