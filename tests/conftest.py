@@ -164,7 +164,7 @@ def _sweep(place: Path) -> None:
 
     for socket in list(place.glob("*/*")):
         if socket.parent.is_dir():
-            podipc.receiver(f"shm://{socket.parent}").close()
+            podipc.receiver(socket.parent.name).close()
 
 
 def _left_behind(

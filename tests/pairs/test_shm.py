@@ -239,6 +239,7 @@ def test_what_nobody_will_get_is_said(name):
         tx.send(payload.make(1, number), 30)
     rx.recv(30)
     rx.close()
+    eventually(lambda: tx.stats()["peers"] == 0, "it has left")
     with pytest.warns(RuntimeWarning, match="2 tensors sent to .* will reach nobody"):
         tx.close()
 
