@@ -49,7 +49,8 @@ struct stream_rx {
     uint32_t since_news, blocked;
 
     bool joined; /* some sender, ever */
-    bool ended;  /* the last one to leave closed in order */
+    bool ended;  /* a sender closed in order since that was last said, */
+    bool said;   /* or it was said, and until another joins is said again */
     uint64_t strangers;
     bool has_news; /* somebody was turned away: `news` says why */
     podipc_error news;
@@ -136,12 +137,20 @@ static void drop_conn(struct stream_rx *rx, struct pdi_conn *c, bool bye)
     pdi_conn_free(c, &rx->blocks, bye);
 }
 
+static void note_join(struct stream_rx *rx)
+{
+    rx->joined = true;
+    rx->ended = rx->ended && !rx->said;
+    rx->said = false;
+}
+
 /* From the greeter. */
 static int joined(void *arg, int fd, uint64_t sender)
 {
     struct stream_rx *rx = arg;
     int rc = rx->closed ? PODIPC_ECLOSED : add_conn(rx, fd, PDI_CONN_HEAD, sender);
-    rx->joined |= rc == 0;
+    if (rc == 0)
+        note_join(rx);
     return rc;
 }
 
@@ -182,7 +191,7 @@ static int leave(struct stream_rx *rx, struct pdi_conn *c, int rc)
 {
     rx->strangers += rc == PDI_CONN_STRANGER;
     if (c->state > PDI_CONN_GREETING) {
-        rx->ended = rc == PDI_CONN_LEFT;
+        rx->ended |= rc == PDI_CONN_LEFT;
         rx->died += rc != PDI_CONN_LEFT;
     }
     /* The new one first: without a reader the name would be free to take. */
@@ -290,8 +299,10 @@ static int read_queue(struct stream_rx *rx, podipc_message *out, uint64_t quota,
         struct pdi_conn *c = dequeue(rx);
         if (!c)
             return -EAGAIN;
+        bool was_in = c->state > PDI_CONN_GREETING;
         int rc = pdi_conn_read(c, &rx->blocks, quota, stop, err);
-        rx->joined |= c->state > PDI_CONN_GREETING;
+        if (!was_in && c->state > PDI_CONN_GREETING)
+            note_join(rx);
         if (rc == 0) {
             deliver(rx, c, out);
             return 0;
@@ -333,9 +344,12 @@ static int no_tensor(struct stream_rx *rx, podipc_error *err)
             *err = rx->news;
         return rx->news.code;
     }
-    if (rx->ended && peers(rx) == 0)
+    /* Whatever the order they left in: nobody is there, and every death was told. */
+    if (rx->ended && peers(rx) == 0) {
+        rx->said = true;
         return pdi_fail(err, PODIPC_ECLOSED, "",
                         "every sender to %s has closed and nothing is left", rx->at.name);
+    }
     return 0;
 }
 

@@ -504,6 +504,47 @@ static void test_dead_sender(void)
     passed++;
 }
 
+/* Closed comes when all have gone, some in order, whoever was last. */
+static void test_closed_and_died(void)
+{
+    podipc_options o = fresh();
+    if (method == PODIPC_FIFO) { /* one at a time: the other comes first */
+        passed++;
+        return;
+    }
+    podipc_message m;
+    for (int round = 0; round < 2; round++) {
+        podipc_receiver *rx = receiver(&o);
+        podipc_sender *tx = sender(&o);
+        int said;
+        pid_t pid = start(child_sends, (struct order){o, .who = 1, .count = 1, .n = 10}, &said);
+        CHECK(recv_words(rx, 1, 0, 10, PATIENCE) == 0);
+        heard(said);
+        CHECK(send_words(tx, 2, 0, 10, PATIENCE) == 0);
+        CHECK(recv_words(rx, 2, 0, 10, PATIENCE) == 0);
+        if (round == 0)
+            podipc_sender_free(tx);
+        killed(pid);
+        CHECK(recv_for(rx, &m, PATIENCE) == PODIPC_EPEERDIED);
+        if (round == 1)
+            podipc_sender_free(tx);
+        CHECK(recv_for(rx, &m, PATIENCE) == PODIPC_ECLOSED);
+        CHECK(recv_for(rx, &m, PATIENCE) == PODIPC_ECLOSED);
+        /* Said is said: the next one's death is not an end. */
+        pid = start(child_sends, (struct order){o, .who = 3, .count = 1, .n = 10}, &said);
+        heard(said);
+        int rc;
+        while ((rc = recv_words(rx, 3, 0, 10, PATIENCE)) == PODIPC_ECLOSED)
+            ;
+        CHECK(rc == 0);
+        killed(pid);
+        CHECK(recv_for(rx, &m, PATIENCE) == PODIPC_EPEERDIED);
+        CHECK(recv_for(rx, &m, SOON) == -EAGAIN);
+        podipc_receiver_free(rx);
+    }
+    passed++;
+}
+
 static void test_dead_receiver(void)
 {
     podipc_options o = fresh();
@@ -632,7 +673,7 @@ static void test_timeout_in_mid_frame(void)
     podipc_receiver *rx = receiver(&o);
     CHECK(send_words(tx, 1, 0, 100, PATIENCE) == 0);
     /* Too large for the buffers: it stops somewhere, and is given up. */
-    CHECK(send_words(tx, 1, 1, 4 << 20, SOON / 3) == -EAGAIN);
+    CHECK(send_words(tx, 1, 1, 8 << 20, SOON / 3) == -EAGAIN);
     CHECK(send_words(tx, 1, 2, 100, SOON / 3) == -EAGAIN);
     CHECK(recv_words(rx, 1, 0, 100, PATIENCE) == 0);
     uint64_t *data = filled(1, 3, 100);
@@ -646,7 +687,7 @@ static void test_timeout_in_mid_frame(void)
     podipc_receiver_stats(rx, &st);
     CHECK(st.messages == 2);
     /* Given up for ever: the goodbye waits for what can be waited for. */
-    CHECK(send_words(tx, 1, 4, 4 << 20, SOON / 3) == -EAGAIN);
+    CHECK(send_words(tx, 1, 4, 8 << 20, SOON / 3) == -EAGAIN);
     int64_t start_at = pdi_now();
     (void)podipc_sender_close(tx);
     CHECK(pdi_now() - start_at < 3 * INT64_C(1000000000));
@@ -772,8 +813,8 @@ static void *wait_in_recv(void *arg)
 static void *wait_in_send(void *arg)
 {
     struct waiter *w = arg;
-    podipc_tensor t = words(4 << 20);
-    void *data = calloc(4 << 20, 8);
+    podipc_tensor t = words(8 << 20);
+    void *data = calloc(8 << 20, 8);
     podipc_sending s = {.tensor = &t, .data = data};
     do
         w->rc = podipc_send(w->tx, &s, pdi_now() + PATIENCE, NULL, NULL);
@@ -1278,6 +1319,7 @@ int main(int argc, char **argv)
         test_nobody_there,
         test_many_senders,
         test_dead_sender,
+        test_closed_and_died,
         test_dead_receiver,
         test_receiver_closes,
         test_receiver_closes_in_mid_frame,

@@ -19,8 +19,8 @@ from support import PATIENCE, Failed, eventually, free_port, took_at_most, uniqu
 import podipc
 
 MANY_SENDERS = ["tcp", "unix"]
-LARGE = 1 << 20
-"""Words of a tensor that fits no buffer of the kernel."""
+LARGE = 8 << 20
+"""Words of a tensor that fits no buffer of the kernel (TCP takes up to 36 MiB)."""
 
 
 def make_address(method, tmp_path):
