@@ -10,6 +10,10 @@
 #define HAVE_STREAMED 0
 #endif
 
+/* What is written past the caches is read from memory: the reader, whose time is not
+ * seen here, has to be paid for, and a little noise must not decide. */
+#define WORTH 1.15f
+
 /* Index of the size in the plan, or -1 if it is not watched. */
 static int size_index(size_t n)
 {
@@ -30,7 +34,7 @@ enum pdi_copy_way pdi_copy_choose(struct pdi_copy_plan *plan, size_t n)
         plan->size[i].best[PDI_COPY_CACHED] = plan->size[i].best[PDI_COPY_STREAMED] = 0;
     if (turn < PDI_COPY_TRIES * PDI_COPY_WAYS)
         return turn % PDI_COPY_WAYS == 0 ? PDI_COPY_CACHED : PDI_COPY_STREAMED;
-    return plan->size[i].best[PDI_COPY_STREAMED] < plan->size[i].best[PDI_COPY_CACHED]
+    return plan->size[i].best[PDI_COPY_STREAMED] * WORTH < plan->size[i].best[PDI_COPY_CACHED]
                ? PDI_COPY_STREAMED
                : PDI_COPY_CACHED;
 }

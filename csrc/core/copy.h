@@ -5,8 +5,8 @@
  * before it is overwritten, which saves a third of the memory traffic. Where one
  * overtakes the other differs between machines by a factor of eight, so nothing
  * is hard-coded: real copies are timed. Each power of two from 1 MiB up tries
- * both ways a few times, then goes on with the one whose best time was better,
- * and looks again now and then.
+ * both ways a few times, then goes on with memcpy unless the other's best time was
+ * clearly better, and looks again now and then.
  *
  * A plan is private memory of its endpoint; one thread at a time may use
  * pdi_copy_choose() and pdi_copy_note() (the endpoint's lock). Where there is no
@@ -24,7 +24,7 @@ enum {
     PDI_COPY_FROM = 20,   /* sizes are watched from 2^20 bytes, */
     PDI_COPY_SIZES = 16,  /* in this many powers of two */
     PDI_COPY_TRIES = 4,   /* of each way before choosing */
-    PDI_COPY_AGAIN = 512, /* copies until both are tried again */
+    PDI_COPY_AGAIN = 256, /* copies until both are tried again */
 };
 
 struct pdi_copy_plan {
