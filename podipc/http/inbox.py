@@ -14,6 +14,10 @@ from podipc.http.wire import Deadline
 GRACE_SECONDS: Final = 0.08
 """A sender that gives a request up opens a new connection before it ends the old one."""
 
+PROMISE_SECONDS: Final = 0.5
+"""How long room is kept for a sender that asked for it. One that timed out just before it
+was promised does not come for it; one that is only slow asks again."""
+
 
 @dataclass
 class Peer:
@@ -25,7 +29,9 @@ class Peer:
     """When its last connection ended."""
     bye: bool = False
     reserved: int = 0
-    """Bytes that it was promised."""
+    """Bytes that it was promised,"""
+    promised_at: float = 0.0
+    """then."""
     queued: int = 0
     """Tensors."""
     taken: int = 0
@@ -79,6 +85,18 @@ class Inbox:
         self.used -= peer.reserved
         peer.reserved = 0
 
+    def _expire(self) -> float:
+        """Take back what nobody came for; how long until there may be more of it."""
+        now = time.monotonic()
+        soon = float("inf")
+        for peer in self.peers.values():
+            left = peer.promised_at + PROMISE_SECONDS - now
+            if peer.reserved and left <= 0:
+                self._release(peer)
+            elif peer.reserved:
+                soon = min(soon, left)
+        return soon
+
     def room(self, who: str, need: int, wait: float) -> bool:
         """Promise `need` bytes to that sender, once they are free."""
         deadline = Deadline(wait)
@@ -86,15 +104,17 @@ class Inbox:
             if who in self.peers:
                 self._release(self.peers[who])
             while not self.closing:
+                soon = self._expire()
                 peer = self.peers.get(who)
                 if self.used + need <= self.max_bytes:
                     self.used += need
                     if peer is not None:
                         peer.reserved = need
+                        peer.promised_at = time.monotonic()
                     return True
                 if deadline.passed or (peer is not None and peer.bye):
                     return False
-                self.changed.wait(deadline.left())
+                self.changed.wait(min(deadline.left(), soon))
             return False
 
     def claim(self, who: str, need: int) -> bool:
