@@ -542,8 +542,8 @@ class HttpLoan:
 
 def _bytes_of(tensor: "np.ndarray[Any, Any]") -> tuple[memoryview, str]:
     """The bytes of a tensor in one piece, without a copy where they are, and their order."""
-    fortran = tensor.flags.f_contiguous and not tensor.flags.c_contiguous
-    flat = np.ascontiguousarray(tensor.T if fortran else tensor)
-    if flat.nbytes == 0:
-        return memoryview(b""), "F" if fortran else "C"
-    return flat.reshape(-1).view(np.uint8).data, "F" if fortran else "C"
+    order = "F" if tensor.flags.f_contiguous and not tensor.flags.c_contiguous else "C"
+    if tensor.nbytes == 0:  # of width 0, too, which copying would widen to 1
+        return memoryview(b""), order
+    flat = np.ascontiguousarray(tensor.T if order == "F" else tensor)
+    return flat.reshape(-1).view(np.uint8).data, order
