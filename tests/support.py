@@ -178,7 +178,14 @@ class Child:
         return self.answer()
 
     def signal(self, number: int) -> None:
+        """Send it; a SIGSTOP has stopped every thread when this returns."""
         self.process.send_signal(number)
+        if number == signal.SIGSTOP:
+            eventually(lambda: self._states() <= {"T"}, "it is stopped")
+
+    def _states(self) -> set[str]:
+        tasks = Path(f"/proc/{self.pid}/task").iterdir()
+        return {(t / "stat").read_text().rpartition(")")[2].split()[0] for t in tasks}
 
     def kill(self) -> None:
         """SIGKILL, and wait until it is gone."""
