@@ -4,6 +4,7 @@ import ctypes
 import gc
 import os
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -29,6 +30,9 @@ hypothesis.settings.register_profile(
     ],
 )
 hypothesis.settings.load_profile("podipc")
+
+# A shell's background job ignores SIGINT, and so would every child: then no test could send it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHM = Path("/dev/shm")
 POSSIBLE_SKIP = "not possible here:"
