@@ -21,12 +21,12 @@ OK, FAILED, USAGE = 0, 1, 2
 
 EXAMPLES = """\
 examples:
-  podipc pod run k8s/pods/tensor-pod.yaml     until it ends; what it prints, and its result
+  podipc pod run pod.yaml                     until it ends; what it prints, and its result
   podipc pod up pod.yaml                      in the background
   podipc pod logs pod.yaml -f                 a Pod is named by its file or by its name
-  podipc pod exec tensor-pod -c consumer -- ls -l /dev/shm
+  podipc pod exec my-pod -c consumer -- ls -l /dev/shm
   podipc pod list --json | jq '.[].phase'
-  podipc pod down tensor-pod
+  podipc pod down my-pod
 
 A Pod is a Kubernetes manifest, in YAML (needs PyYAML: pip install 'podipc[pod]') or JSON. The
 runtime `local` needs no container engine and uses no images: each container is a program of

@@ -110,6 +110,21 @@ def test_shared_memory_pod(containers, tmp_path, reverse):
     assert int(sent[2]) > 1e6
 
 
+def test_shared_memory_pod_in_containers():
+    """In namespaces of their own where this machine permits it."""
+    ran = subprocess.run(
+        [sys.executable, "-m", "podipc", "pod", "run", SHARED],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert re.search(r"^producer \| sent \d+ tensors", ran.stdout, re.MULTILINE)
+    assert re.search(r"^consumer \| received \d+ tensors: each whole", ran.stdout, re.MULTILINE)
+
+
 @pytest.mark.parametrize(
     ("what", "instead"),
     [
