@@ -251,9 +251,9 @@ def _first(errors: list[str]) -> str:
 
 
 def _pod(runtime: str, name: str, shm_bytes: int) -> Any:
-    from podipc.pod import local
+    from podipc.pod.local import namespaces
 
-    return local.Pod(name, shm_bytes=shm_bytes, isolate=runtime == "local")
+    return namespaces.Pod(name, shm_bytes=shm_bytes, isolate=runtime == "local")
 
 
 def compare(plan: Plan, progress: Progress = lambda done, total, text: None) -> Results:

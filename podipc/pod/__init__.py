@@ -1,4 +1,4 @@
-"""Run a Kubernetes Pod manifest.
+"""Run a Kubernetes Pod manifest: without a container engine, with podman, or in a cluster.
 
 ::
 
@@ -10,20 +10,22 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from podipc.pod.embedded import Pod
+    from podipc.pod import manifest as manifests
+    from podipc.pod.runtime import Pod
 
-__all__ = ["RUNTIMES", "up"]
+__all__ = ["RUNTIMES", "start", "up"]
 
-RUNTIMES = ("local",)
+RUNTIMES = ("auto", "local")
 """What can run a manifest."""
 
 
 def up(
-    manifest: str | os.PathLike[str],
-    runtime: str = "local",
+    manifest: str | os.PathLike[str] | Mapping[str, Any],
+    runtime: str = "auto",
     *,
     grace: float | None = None,
     backoff: float = 10.0,
@@ -33,13 +35,15 @@ def up(
     Parameters
     ----------
     manifest
-        A YAML or JSON file with one Pod.
+        A YAML or JSON file with one Pod, or what such a file would contain.
     runtime
-        ``local``: the embedded one, without images.
+        ``local``: programs of this machine in namespaces of their own, without images.
+        ``auto``: what `choose` says.
     grace
         Seconds between SIGTERM and SIGKILL, instead of ``terminationGracePeriodSeconds``.
     backoff
-        Seconds before a container that ends again and again is started the second time.
+        Seconds before a container that ends again and again is started the second time; where
+        the runtime lets one choose.
 
     Returns
     -------
@@ -56,9 +60,40 @@ def up(
     ValueError
         There is no such runtime.
     """
-    if runtime not in RUNTIMES:
-        raise ValueError(f"there is no runtime {runtime!r}; there is {', '.join(RUNTIMES)}")
-    from podipc.pod.embedded import Pod
     from podipc.pod.manifest import read
 
-    return Pod(read(manifest).pod(), grace=grace, backoff=backoff)
+    return start(read(manifest).pod(), runtime, grace=grace, backoff=backoff)
+
+
+def start(
+    spec: manifests.Pod,
+    runtime: str = "auto",
+    *,
+    grace: float | None = None,
+    backoff: float = 10.0,
+    at_end: Sequence[str] = (),
+) -> Pod:
+    """As `up`, of a manifest that has been read; `at_end` are paths to remove with the Pod."""
+    from podipc.pod import local
+
+    _resolved(spec, runtime)
+    return local.Pod(spec, grace=grace, backoff=backoff, at_end=at_end)
+
+
+def notes_of(spec: manifests.Pod, runtime: str = "auto") -> list[str]:
+    """One line for everything in the manifest that has no effect with that runtime."""
+    from podipc.pod import local
+
+    _resolved(spec, runtime)
+    return local.notes_of(spec)
+
+
+def _resolved(spec: manifests.Pod, runtime: str) -> str:
+    if runtime not in RUNTIMES:
+        raise ValueError(f"there is no runtime {runtime!r}; there is {', '.join(RUNTIMES)}")
+    return choose(spec) if runtime == "auto" else runtime
+
+
+def choose(spec: manifests.Pod) -> str:
+    """The runtime that ``auto`` stands for."""
+    return "local"

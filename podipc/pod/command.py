@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import json
 import os
 import queue
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from podipc._core import PodipcError
-from podipc.pod import RUNTIMES, manifest, notes
+from podipc.pod import RUNTIMES, manifest, notes_of, start
 from podipc.pod.errors import ManifestError, PodError
 
 OK, FAILED, USAGE = 0, 1, 2
@@ -113,7 +114,7 @@ def _action(
 
 def _runtime(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--runtime", choices=RUNTIMES, default="local", help="what runs it (default: local)"
+        "--runtime", choices=RUNTIMES, default="auto", help="what runs it (default: auto)"
     )
 
 
@@ -174,42 +175,59 @@ class _Lines:
         for name, rest in self._partial.items():
             if rest:
                 self._print(name, rest)
+        self._partial.clear()
         sys.stdout.buffer.flush()
 
     def _print(self, name: str, line: bytes) -> None:
         sys.stdout.buffer.write(f"{name:{self._width}} | ".encode() + line + b"\n")
 
 
-def _run(options: argparse.Namespace) -> int:
-    from podipc.pod import embedded
+class _Output:
+    """What several containers print, as it comes; each by a thread of its own."""
 
+    def __init__(self, sources: Mapping[str, Callable[[], Iterable[bytes]]]) -> None:
+        self._pieces: queue.SimpleQueue[tuple[str, bytes] | None] = queue.SimpleQueue()
+        self._lines = _Lines(list(sources))
+        self._left = len(sources)
+        for name, source in sources.items():
+            threading.Thread(target=self._follow, args=(name, source), daemon=True).start()
+
+    def show(self) -> None:
+        """Print until all of them have ended. To be called again if it was interrupted."""
+        while self._left:
+            piece = self._pieces.get()
+            if piece is None:
+                self._left -= 1
+            else:
+                self._lines.write(*piece)
+        self._lines.end()
+
+    def _follow(self, name: str, source: Callable[[], Iterable[bytes]]) -> None:
+        try:
+            for piece in source():
+                self._pieces.put((name, piece))
+        except (PodipcError, OSError):
+            pass  # the Pod has ended meanwhile
+        finally:
+            self._pieces.put(None)
+
+
+def _run(options: argparse.Namespace) -> int:
     read = manifest.read(options.manifest)
-    spec = read.pod()
-    pieces: queue.SimpleQueue[tuple[str, bytes] | None] = queue.SimpleQueue()
-    lines = _Lines([container.name for container in spec.everyone()])
-    pod = embedded.Pod(spec, watcher=lambda *piece: pieces.put(piece), grace=options.grace)
+    pod = start(read.pod(), options.runtime, grace=options.grace)
+    output = _Output({name: container.follow for name, container in pod.containers.items()})
     try:
         if not options.quiet:
             _say_notes(pod.notes, read.others)
-        threading.Thread(target=_put_end, args=(pod, pieces), daemon=True).start()
-        while (piece := pieces.get()) is not None:
-            lines.write(*piece)
+        output.show()
         pod.ready()
     finally:
         pod.close()
-        with contextlib.suppress(queue.Empty):
-            while (piece := pieces.get_nowait()) is not None:
-                lines.write(*piece)
-        lines.end()
+        output.show()
     if pod.phase == "Succeeded":
         return OK
     _say(pod.message)
     return FAILED
-
-
-def _put_end(pod: Any, pieces: queue.SimpleQueue[Any]) -> None:
-    pod.wait()
-    pieces.put(None)
 
 
 # Pods in the background
@@ -218,7 +236,8 @@ def _put_end(pod: Any, pieces: queue.SimpleQueue[Any]) -> None:
 def _up(options: argparse.Namespace) -> int:
     read = manifest.read(options.manifest)
     spec = read.pod()
-    command = [sys.executable, "-m", "podipc.pod.keeper", os.path.abspath(options.manifest)]
+    command = [sys.executable, "-m", "podipc.pod.background.keeper"]
+    command += ["--runtime", options.runtime, os.path.abspath(options.manifest)]
     if options.grace is not None:
         command += ["--grace", str(options.grace)]
     with subprocess.Popen(
@@ -271,14 +290,14 @@ def _name(word: str) -> str:
 
 
 def _status(name: str) -> dict[str, Any]:
-    from podipc.pod import state
+    from podipc.pod.background import state
 
     with state.Call(name, {"do": "status"}) as call:
         return call.answer
 
 
 def _exec(options: argparse.Namespace) -> int:
-    from podipc.pod import state
+    from podipc.pod.background import state
 
     name = _name(options.pod)
     container = options.container or _first(name)
@@ -295,49 +314,33 @@ def _first(name: str) -> str:
 
 
 def _logs(options: argparse.Namespace) -> int:
-    from podipc.pod import state
-
     name = _name(options.pod)
     if options.container:
-        request = {"do": "logs", "container": options.container, "follow": options.follow}
-        with state.Call(name, request) as call:
-            for piece in call.pieces():
-                sys.stdout.buffer.write(piece)
-                sys.stdout.buffer.flush()
+        for piece in _said(name, options.container, options.follow):
+            sys.stdout.buffer.write(piece)
+            sys.stdout.buffer.flush()
         return OK
     names = [container["name"] for container in _status(name)["containers"]]
+    if options.follow:
+        _Output({c: functools.partial(_said, name, c, True) for c in names}).show()
+        return OK
     lines = _Lines(names)
-    pieces: queue.SimpleQueue[tuple[str, bytes] | None] = queue.SimpleQueue()
-
-    def follow(container: str) -> None:
-        try:
-            request = {"do": "logs", "container": container, "follow": options.follow}
-            with state.Call(name, request) as call:
-                for piece in call.pieces():
-                    pieces.put((container, piece))
-        except (PodipcError, OSError):
-            pass
-        finally:
-            pieces.put(None)
-
     for container in names:
-        thread = threading.Thread(target=follow, args=(container,), daemon=True)
-        thread.start()
-        if not options.follow:
-            thread.join()
-    left = len(names)
-    while left:
-        said = pieces.get()
-        if said is None:
-            left -= 1
-        else:
-            lines.write(*said)
+        for piece in _said(name, container, False):
+            lines.write(container, piece)
     lines.end()
     return OK
 
 
+def _said(pod: str, container: str, follow: bool) -> Iterator[bytes]:
+    from podipc.pod.background import state
+
+    with state.Call(pod, {"do": "logs", "container": container, "follow": follow}) as call:
+        yield from call.pieces()
+
+
 def _down(options: argparse.Namespace) -> int:
-    from podipc.pod import state
+    from podipc.pod.background import state
 
     name = _name(options.pod)
     with state.Call(name, {"do": "down", "grace": options.grace}):
@@ -347,7 +350,7 @@ def _down(options: argparse.Namespace) -> int:
 
 
 def _list(options: argparse.Namespace) -> int:
-    from podipc.pod import state
+    from podipc.pod.background import state
 
     found = []
     for name in state.names():
@@ -371,7 +374,7 @@ def _list(options: argparse.Namespace) -> int:
 def _render(options: argparse.Namespace) -> int:
     read = manifest.read(options.manifest)
     for pod in read.pods:
-        _say_notes(notes.of(pod), ())
+        _say_notes(notes_of(pod, options.runtime), ())
     _say_notes([], read.others)
     documents = [pod.document for pod in read.pods]
     print(json.dumps(documents if len(documents) > 1 else documents[0], indent=2, default=str))

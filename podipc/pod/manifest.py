@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,17 @@ from typing import Any
 from podipc.pod.document import Node, documents, hint, pick
 from podipc.pod.errors import ManifestError
 
-__all__ = ["Container", "Manifest", "Mount", "Pod", "Security", "Variable", "Volume", "read"]
+__all__ = [
+    "Container",
+    "Manifest",
+    "Mount",
+    "Pod",
+    "Security",
+    "Service",
+    "Variable",
+    "Volume",
+    "read",
+]
 
 
 @dataclass(frozen=True)
@@ -114,11 +124,26 @@ class Pod:
 
 
 @dataclass(frozen=True)
+class Service:
+    """A name under which the Pods with certain labels are reached from other Pods."""
+
+    source: str
+    name: str
+    selector: Mapping[str, str]
+    document: Mapping[str, Any] = field(repr=False)
+
+    def selects(self, pod: Pod) -> bool:
+        """Whether the Pod is one of those."""
+        return bool(self.selector) and self.selector.items() <= pod.labels.items()
+
+
+@dataclass(frozen=True)
 class Manifest:
-    """A file: its Pods, and kind and name of what else is in it."""
+    """A file: its Pods and Services, and kind and name of all that is no Pod."""
 
     source: str
     pods: tuple[Pod, ...]
+    services: tuple[Service, ...]
     others: tuple[tuple[str, str], ...]
 
     def pod(self) -> Pod:
@@ -137,23 +162,30 @@ class Manifest:
         return self.pods[0]
 
 
-def read(file: str | os.PathLike[str]) -> Manifest:
-    """Read a file of one or more documents.
+def read(file: str | os.PathLike[str] | Mapping[str, Any]) -> Manifest:
+    """Read a file of one or more documents, or one that has been read.
 
     Raises
     ------
     ManifestError
         Anything is wrong with it.
     """
-    path = Path(file)
+    source = "manifest" if isinstance(file, Mapping) else os.fspath(file)
     pods: list[Pod] = []
+    services: list[Service] = []
     others = []
-    for document in documents(path):
+    if isinstance(file, Mapping):
+        found: Iterable[Node] = [Node(source, "", dict(file))]
+    else:
+        found = documents(Path(file))
+    for document in found:
         kind = _kind(document)
         if kind != "Pod":
             metadata = document.value.get("metadata")
             name = metadata.get("name") if isinstance(metadata, dict) else None
             others.append((kind, str(name or "")))
+            if kind == "Service":
+                services.append(_service(document))
             continue
         pod = _pod(document)
         if any(other.name == pod.name for other in pods):
@@ -161,8 +193,8 @@ def read(file: str | os.PathLike[str]) -> Manifest:
         pods.append(pod)
     if not pods:
         there = ", ".join(f"{kind} {name}".strip() for kind, name in others)
-        raise ManifestError(f"{path}: expected a Pod; there is only {there}", str(path))
-    return Manifest(str(path), tuple(pods), tuple(others))
+        raise ManifestError(f"{source}: expected a Pod; there is only {there}", source)
+    return Manifest(source, tuple(pods), tuple(services), tuple(others))
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -281,6 +313,20 @@ def _pod(document: Node) -> Pod:
         others=tuple(others),
         document=document.value,
     )
+
+
+def _service(document: Node) -> Service:
+    metadata = document.value.get("metadata")
+    name = metadata.get("name") if isinstance(metadata, dict) else None
+    if name is None:
+        document.missing("metadata.name", "the name of the Service")
+    named = Node(document.source, "metadata.name", name)
+    if not _LABEL.fullmatch(named.text()):
+        named.wrong("at most 63 lower-case letters, digits and '-', not at the ends")
+    spec = document.value.get("spec")
+    selector = spec.get("selector") if isinstance(spec, dict) else None
+    labels = Node(document.source, "spec.selector", selector or {}).map()
+    return Service(document.source, named.text(), labels, document.value)
 
 
 def _id(node: Node) -> int:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from support import PATIENCE, ROOT, eventually, unique_name
 
-from podipc.pod import local
+from podipc.pod.local import namespaces
 
 LOOP = "trap 'echo ends; exit 0' TERM; echo runs; while :; do sleep 0.05; done"
 
@@ -73,7 +73,7 @@ class Line:
 
 @pytest.fixture
 def line() -> Iterator[Line]:
-    with local.Pod() as pod:
+    with namespaces.Pod() as pod:
         if not pod.isolation["mount"] or not pod.isolation["pid"]:
             pytest.skip("not possible here: " + "; ".join(pod.notes))
     made = Line(Path(tempfile.mkdtemp(prefix="podipc-line-")))

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from podipc.pod import environment, manifest, notes
+from podipc.pod import manifest
 from podipc.pod.errors import ManifestError
+from podipc.pod.local import environment, notes
 
 GOOD: dict[str, Any] = {
     "apiVersion": "v1",

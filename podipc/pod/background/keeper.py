@@ -1,4 +1,4 @@
-"""The process that keeps a Pod in the background: ``python -m podipc.pod.keeper NAME FILE``.
+"""Keeps a Pod in the background: ``python -m podipc.pod.background.keeper MANIFEST``.
 
 It says on its standard output, in one line of JSON, whether the Pod is up; then it
 serves the socket in the Pod's directory until it is told to end it. When it dies,
@@ -20,15 +20,17 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from podipc._core import PodipcError
-from podipc.pod import embedded, state
+from podipc.pod import RUNTIMES, start
+from podipc.pod.background import state
 from podipc.pod.errors import PodError
 from podipc.pod.manifest import read
+from podipc.pod.runtime import Pod
 
 
 class Keeper:
     """Serves one Pod."""
 
-    def __init__(self, pod: embedded.Pod, listener: socket.socket, since: float) -> None:
+    def __init__(self, pod: Pod, listener: socket.socket, since: float) -> None:
         self._pod = pod
         self._listener = listener
         self._since = since
@@ -98,7 +100,7 @@ class Keeper:
         pod = self._pod
         return {
             "name": pod.name,
-            "runtime": "local",
+            "runtime": pod.runtime,
             "manifest": pod.spec.source,
             "phase": pod.phase,
             "message": pod.message,
@@ -158,8 +160,9 @@ def _report(answer: dict[str, Any]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Keep one Pod."""
-    parser = argparse.ArgumentParser(prog="podipc.pod.keeper")
+    parser = argparse.ArgumentParser(prog="podipc.pod.background.keeper")
     parser.add_argument("manifest")
+    parser.add_argument("--runtime", choices=RUNTIMES, default="auto")
     parser.add_argument("--grace", type=float)
     options = parser.parse_args(argv)
 
@@ -173,7 +176,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         spec = read(options.manifest).pod()
         directory, listener = state.claim(spec.name)
-        with listener, embedded.Pod(spec, grace=options.grace, at_end=[str(directory)]) as pod:
+        at_end = [str(directory)]
+        made = start(spec, options.runtime, grace=options.grace, at_end=at_end)
+        with listener, made as pod:
             keeper = Keeper(pod, listener, time.time())
             _report({"name": pod.name, "notes": pod.notes, "phase": pod.phase})
             keeper.serve()

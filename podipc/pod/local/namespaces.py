@@ -1,11 +1,11 @@
-"""The embedded runtime: a Pod of plain programs, without a container engine.
+"""Containers made of namespaces: a Pod of plain programs, without a container engine.
 
 Every container is a process that is PID 1 of its own PID namespace, with its
 own mounts, ``/proc`` and host name. All containers of a Pod share one network
 namespace (127.0.0.1 and the port space), one IPC namespace and one ``/dev/shm``,
 and see the rest of the host's file system::
 
-    with local.Pod("compare") as pod:
+    with namespaces.Pod("compare") as pod:
         a = pod.start("producer", [sys.executable, "producer.py"])
         b = pod.start("consumer", [sys.executable, "consumer.py"], stdout=PIPE)
         b.wait(timeout=60)
@@ -27,9 +27,8 @@ import time
 import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from subprocess import DEVNULL, PIPE, STDOUT
 from types import TracebackType
-from typing import IO, Any, Self, TypeAlias
+from typing import IO, Self, TypeAlias
 
 from podipc._core import (
     Closed,
@@ -41,13 +40,13 @@ from podipc._core import (
     pidfd_signal,
 )
 from podipc.pod.errors import CommandNotFound, InvalidName, NameTaken
+from podipc.pod.runtime import DEVNULL, PIPE, STDOUT, Stream
 
 __all__ = ["DEVNULL", "PIPE", "STDOUT", "Container", "Pod"]
 
 Command: TypeAlias = Sequence[str | bytes | os.PathLike[str]]
 Operation: TypeAlias = tuple[str, ...]
 """A word of csrc/platform/setup.h and its arguments, at most three."""
-Stream: TypeAlias = int | IO[Any] | None
 
 _KEEP = -1
 _KILLED = -int(signal.SIGKILL)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from podipc.pod.errors import ManifestError, NotHere
-from podipc.pod.local import Operation
+from podipc.pod.local.namespaces import Operation
 from podipc.pod.manifest import Container, Pod, Volume
 
 HOST = "/host"

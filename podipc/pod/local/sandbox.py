@@ -1,6 +1,6 @@
 """What the containers of a manifest are started with: namespaces, volumes, limits, users.
 
-When they are started, and how often, is for `embedded` to say.
+When they are started, and how often, is for `pod` to say.
 """
 
 from __future__ import annotations
@@ -14,8 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from podipc._core import PodipcError
-from podipc.pod import cgroups, environment, local, manifest, mounts, notes
+from podipc.pod import manifest, runtime
 from podipc.pod.errors import ManifestError, NotHere
+from podipc.pod.local import cgroups, environment, mounts, namespaces, notes
+
+SHM_BYTES = 64 << 20
+"""Of a Pod's ``/dev/shm`` in Kubernetes."""
 
 
 class Sandbox:
@@ -27,6 +31,8 @@ class Sandbox:
         From `manifest.read`.
     at_end
         More paths to remove when it is closed or this process dies.
+    shm_bytes
+        Size of its ``/dev/shm``.
 
     Attributes
     ----------
@@ -45,7 +51,9 @@ class Sandbox:
         The host does not permit it.
     """
 
-    def __init__(self, spec: manifest.Pod, at_end: Sequence[str] = ()) -> None:
+    def __init__(
+        self, spec: manifest.Pod, at_end: Sequence[str] = (), shm_bytes: int = SHM_BYTES
+    ) -> None:
         self.spec = spec
         self.notes = notes.of(spec)
         uid = str(uuid.uuid4())
@@ -55,7 +63,7 @@ class Sandbox:
             for c in spec.everyone()
         }
         _check(spec)
-        self.pod = local.Pod(_label(spec.name), grace=0)
+        self.pod = namespaces.Pod(_label(spec.name), shm_bytes=shm_bytes, grace=0)
         try:
             self._prepare(at_end)
         except BaseException:
@@ -67,7 +75,7 @@ class Sandbox:
         """Kill all that is in it and remove it."""
         self.pod.close()
 
-    def start(self, container: manifest.Container, output: int) -> local.Container:
+    def start(self, container: manifest.Container, output: int) -> namespaces.Container:
         """Start a container that writes to the descriptor `output`.
 
         Raises
@@ -75,7 +83,7 @@ class Sandbox:
         ManifestError
             A volume cannot be mounted where the manifest wants it.
         PodipcError
-            As for `local.Pod.start`; the text says where in the manifest.
+            As for `namespaces.Pod.start`; the text says where in the manifest.
         """
         setup = self._join(container)
         if self._prefix:
@@ -88,7 +96,7 @@ class Sandbox:
                 environment.command(container, env),
                 env=env,
                 cwd=self._directory(container),
-                stdin=local.DEVNULL,
+                stdin=namespaces.DEVNULL,
                 stdout=output,
                 stderr=output,
                 setup=setup,
@@ -100,10 +108,10 @@ class Sandbox:
     def exec(
         self,
         container: manifest.Container,
-        process: local.Container,
+        process: namespaces.Container,
         command: Sequence[str],
-        streams: tuple[local.Stream, local.Stream, local.Stream],
-    ) -> local.Container:
+        streams: tuple[runtime.Stream, runtime.Stream, runtime.Stream],
+    ) -> namespaces.Container:
         """Start one more program in a container whose main process is `process`."""
         return self.pod.exec(
             process,
@@ -127,7 +135,7 @@ class Sandbox:
         self._prefix = ""
         unique = secrets.token_hex(4)
         self.scratch = f"{_disk()}/podipc-{_label(spec.name)}-{unique}"
-        operations: list[local.Operation] = []
+        operations: list[namespaces.Operation] = []
         if made["mount"]:
             limits = [c.memory for c in spec.everyone()]
             memory = sum(filter(None, limits)) if all(limits) else None
@@ -171,7 +179,7 @@ class Sandbox:
         gid = os.getegid() if ids["gid"] is None else ids["gid"]
         return mounts.User(ids["uid"], frozenset([gid, *ids["groups"]]))
 
-    def _join(self, spec: manifest.Container) -> list[local.Operation]:
+    def _join(self, spec: manifest.Container) -> list[namespaces.Operation]:
         return [("join", f"{self._prefix}{group}") for group in self._limits[spec.name].groups]
 
     def _ids(self, spec: manifest.Container) -> dict[str, Any]:

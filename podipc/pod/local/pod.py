@@ -1,4 +1,4 @@
-"""A Pod of a manifest in the embedded runtime: its containers, in Kubernetes' order.
+"""A Pod of a manifest in the local runtime: its containers, in Kubernetes' order.
 
 Init containers run one after the other, sidecars among them go on; then all
 containers start. What ends is started again as `restartPolicy` says. At the end the
@@ -13,16 +13,15 @@ import os
 import selectors
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from types import TracebackType
-from typing import Self
+from collections.abc import Iterator, Sequence
 
 from podipc._core import Closed, PodipcError, Timeout
-from podipc.pod import local
 from podipc.pod import manifest as manifests
-from podipc.pod.errors import PodError, UnknownPod
+from podipc.pod import runtime
+from podipc.pod.errors import PodError
+from podipc.pod.local import namespaces
+from podipc.pod.local.sandbox import SHM_BYTES, Sandbox
 from podipc.pod.log import Log
-from podipc.pod.sandbox import Sandbox
 
 __all__ = ["Container", "Pod"]
 
@@ -30,40 +29,14 @@ _BACKOFF_LIMIT = 300.0
 _FORGIVEN = 600.0
 """Seconds after which an earlier crash does not count any more, as in Kubernetes."""
 
-Watcher = Callable[[str, bytes], None]
-"""Is told what a container prints, by name; called by the thread of the Pod."""
+class Container(runtime.Container):
+    """One container of a local `Pod`."""
 
-
-class Container:
-    """One container of a `Pod`. Any thread may use it.
-
-    Attributes
-    ----------
-    name
-        Its name in the manifest.
-    state
-        ``waiting``, ``running``, ``terminated``, or ``backoff`` until it is started again.
-    returncode
-        Of its last run: the exit code, or minus the signal; None if there was none.
-    reason
-        Why it ended: ``Completed``, ``Error``, ``OOMKilled``; "" while it has not.
-    restarts
-        How often it has been started again.
-    is_init
-        Whether it is an init container, sidecars included.
-    """
-
-    def __init__(self, pod: Pod, spec: manifests.Container, *, init: bool) -> None:
-        self.name = spec.name
-        self.state = "waiting"
-        self.returncode: int | None = None
-        self.reason = ""
-        self.restarts = 0
-        self._pod = pod
-        self._spec = spec
-        self.is_init = init
+    def __init__(self, pod: Pod, spec: manifests.Container) -> None:
+        super().__init__(pod, spec)
+        self._pod: Pod = pod
         self._log = Log()
-        self._process: local.Container | None = None
+        self._process: namespaces.Container | None = None
         self._pipe: int | None = None
         self._runs = 0
         self._failures = 0
@@ -73,9 +46,6 @@ class Container:
         self._stopping: float | None = None
         self._oom = 0
 
-    def __repr__(self) -> str:
-        return f"<container {self.name!r} of Pod {self._pod.name!r}, {self.state}>"
-
     @property
     def pid(self) -> int | None:
         """Its main process as seen from here, while it runs."""
@@ -83,11 +53,9 @@ class Container:
         return process.pid if process is not None and self.state == "running" else None
 
     def logs(self) -> str:
-        """What it has printed so far, errors as well, over all its runs; at most 10 MiB."""
         return self._log.read()[0].decode(errors="replace")
 
     def follow(self) -> Iterator[bytes]:
-        """What it has printed and prints, in pieces, until it will print no more."""
         position = 0
         while (piece := self._log.follow(position)) is not None:
             data, position = piece
@@ -95,22 +63,13 @@ class Container:
                 yield data
 
     def wait(self, timeout: float | None = None) -> int:
-        """Wait until its present run has ended; the exit code, or minus the signal.
-
-        Raises
-        ------
-        Timeout
-            It still runs after `timeout` seconds.
-        Closed
-            It never ran: the Pod ended before.
-        """
         with self._pod._changed:
             run = max(1, self._runs)
             done = self._pod._changed.wait_for(
                 lambda: (
                     self._runs > run
                     or (self._runs == run and self.state != "running")
-                    or self._pod.phase in ("Succeeded", "Failed")
+                    or self._pod.phase in runtime.OVER
                 ),
                 timeout,
             )
@@ -120,26 +79,12 @@ class Container:
                 raise Closed(f"container {self.name!r} did not run: {self._pod.message}")
             return self.returncode
 
-    def kill(self) -> None:
-        """Send SIGKILL. Whether it is started again is for `restartPolicy` to say."""
-        self.send_signal(9)
-
     def send_signal(self, number: int) -> None:
-        """Send a signal to its main process, if that runs."""
         with self._pod._changed:
             if self._process is not None and self.state == "running":
                 self._process.send_signal(number)
 
     def restart(self, timeout: float | None = None) -> None:
-        """End it (SIGTERM, after the grace period SIGKILL) and start it again at once.
-
-        Raises
-        ------
-        Timeout
-            It does not run again within `timeout` seconds.
-        Closed
-            The Pod has ended.
-        """
         pod = self._pod
         with pod._changed:
             if pod.phase != "Running":
@@ -154,11 +99,11 @@ class Container:
         pod._wake()
         with pod._changed:
             pod._changed.wait_for(
-                lambda: self._runs > run or pod.phase in ("Succeeded", "Failed"), timeout
+                lambda: self._runs > run or pod.phase in runtime.OVER, timeout
             )
             if self._runs > run:
                 return
-            if pod.phase in ("Succeeded", "Failed"):
+            if pod.phase in runtime.OVER:
                 raise Closed(f"container {self.name!r} was not started again: {pod.message}")
             raise Timeout(f"container {self.name!r} was not started again within {timeout} s")
 
@@ -166,53 +111,33 @@ class Container:
         self,
         command: Sequence[str],
         *,
-        stdin: local.Stream = local.DEVNULL,
-        stdout: local.Stream = None,
-        stderr: local.Stream = None,
-    ) -> local.Container:
-        """Start one more program in it, with its environment, user and limits.
-
-        Raises
-        ------
-        Closed
-            It does not run.
-        CommandNotFound, SystemCallError
-            As for `local.Pod.start`.
-        """
+        stdin: runtime.Stream = runtime.DEVNULL,
+        stdout: runtime.Stream = None,
+        stderr: runtime.Stream = None,
+    ) -> namespaces.Container:
         with self._pod._changed:
             process = self._process
             if process is None or self.state != "running":
                 raise Closed(f"container {self.name!r} does not run: {self.state}")
             streams = (stdin, stdout, stderr)
-            return self._pod._sandbox.exec(self._spec, process, command, streams)
+            return self._pod._sandbox.exec(self.spec, process, command, streams)
 
 
-class Pod:
-    """The Pod of a manifest; a context manager whose block begins when all of it runs.
+class Pod(runtime.Pod):
+    """A Pod of programs of this machine, each in namespaces of its own.
 
     Parameters
     ----------
     spec
         From `manifest.read`.
-    watcher
-        Is told what the containers print.
     grace
         Instead of ``terminationGracePeriodSeconds``.
     backoff
         Seconds before the second restart of a container; twice as many before the next.
     at_end
         More paths to remove when the Pod ends, however that happens.
-
-    Attributes
-    ----------
-    phase
-        ``Pending`` (init containers), ``Running``, ``Succeeded`` or ``Failed``.
-    message
-        Why it failed.
-    notes
-        One line for everything that the manifest asks for and there is not, with the reason.
-    containers
-        By name, init containers included.
+    shm_bytes
+        Size of its ``/dev/shm``.
 
     Raises
     ------
@@ -222,29 +147,28 @@ class Pod:
         The host does not permit it.
     """
 
+    runtime = "local"
+
     def __init__(
         self,
         spec: manifests.Pod,
         *,
-        watcher: Watcher | None = None,
         grace: float | None = None,
         backoff: float = 10.0,
         at_end: Sequence[str] = (),
+        shm_bytes: int = SHM_BYTES,
     ) -> None:
-        self.name = spec.name
-        self.spec = spec
-        self.grace = float(spec.grace) if grace is None else grace
-        self.phase = "Pending"
-        self.message = ""
-        self.containers = {c.name: Container(self, c, init=c in spec.init) for c in spec.everyone()}
-        self._watcher = watcher
+        super().__init__(spec, grace)
+        self.containers: dict[str, Container] = {
+            c.name: Container(self, c) for c in spec.everyone()
+        }
         self._backoff = backoff
         self._error: PodipcError | None = None
         self._ending = False
         self._changed = threading.Condition(threading.RLock())
         self._init = [c for c in self.containers.values() if c.is_init]
         self._main = [c for c in self.containers.values() if not c.is_init]
-        self._sandbox = Sandbox(spec, at_end)
+        self._sandbox = Sandbox(spec, at_end, shm_bytes)
         self.notes = self._sandbox.notes
         self._selector = selectors.DefaultSelector()
         self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -254,46 +178,12 @@ class Pod:
         )
         self._thread.start()
 
-    def __getitem__(self, name: str) -> Container:
-        try:
-            return self.containers[name]
-        except KeyError:
-            there = ", ".join(self.containers)
-            raise UnknownPod(
-                f"Pod {self.name!r} has no container {name!r}; it has {there}"
-            ) from None
-
-    def __enter__(self) -> Self:
-        try:
-            self.ready()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
     @property
     def isolation(self) -> dict[str, bool]:
-        """What was made, as in `local.Pod`."""
+        """What was made, as in `namespaces.Pod`."""
         return self._sandbox.pod.isolation
 
     def ready(self, timeout: float | None = None) -> None:
-        """Wait until all containers have been started.
-
-        Raises
-        ------
-        PodError
-            A container could not be started, or an init container failed for good.
-        Timeout
-            Not within `timeout` seconds.
-        """
         with self._changed:
             if not self._changed.wait_for(lambda: self.phase != "Pending", timeout):
                 waiting = [c.name for c in self.containers.values() if c.state != "terminated"]
@@ -304,21 +194,12 @@ class Pod:
                 raise PodError(self.message)
 
     def wait(self, timeout: float | None = None) -> str:
-        """Wait until all of it has ended: ``Succeeded`` or ``Failed``.
-
-        Raises
-        ------
-        Timeout
-            It still runs after `timeout` seconds.
-        """
         with self._changed:
-            over = ("Succeeded", "Failed")
-            if not self._changed.wait_for(lambda: self.phase in over, timeout):
+            if not self._changed.wait_for(lambda: self.phase in runtime.OVER, timeout):
                 raise Timeout(f"Pod {self.name!r} still runs after {timeout} s")
             return self.phase
 
     def close(self) -> None:
-        """End all containers in order, then the Pod; nothing of it is left. Idempotent."""
         with self._changed:
             self._ending = True
         self._wake()
@@ -343,7 +224,7 @@ class Pod:
 
     def _finish(self) -> None:
         # The Pod's own process and its volumes stay until close().
-        local.stop_all([c._process for c in self.containers.values() if c._process], 0)
+        namespaces.stop_all([c._process for c in self.containers.values() if c._process], 0)
         for container in self.containers.values():
             self._reap(container)
             self._drain(container)
@@ -366,8 +247,8 @@ class Pod:
 
     def _failure(self) -> str:
         for container in self.containers.values():
-            if container.returncode and not container._spec.sidecar:
-                return _ended(container)
+            if container.returncode and not container.spec.sidecar:
+                return container.obituary()
         return f"Pod {self.name!r} was ended"
 
     def _step(self) -> bool:
@@ -375,14 +256,14 @@ class Pod:
         for container in self.containers.values():
             self._reap(container)
         for container in self._init:
-            if container._spec.sidecar:
+            if container.spec.sidecar:
                 self._keep(container, "Always")
                 if container._runs == 0:
                     return True
             elif container.returncode != 0 or container.state == "running":
                 policy = "Never" if self.spec.restart == "Never" else "OnFailure"
                 if not self._keep(container, policy):
-                    self.message = _ended(container)
+                    self.message = container.obituary()
                     return False
                 return True
         alive = [self._keep(container, self.spec.restart) for container in self._main]
@@ -423,11 +304,11 @@ class Pod:
             self._changed.notify_all()
 
     def _start(self, container: Container) -> None:
-        oom = self._sandbox.kills(container._spec)
+        oom = self._sandbox.kills(container.spec)
         read, write = os.pipe2(os.O_CLOEXEC)
         try:
             os.set_blocking(read, False)
-            process = self._sandbox.start(container._spec, write)
+            process = self._sandbox.start(container.spec, write)
         except BaseException:
             os.close(read)
             raise
@@ -464,7 +345,7 @@ class Pod:
             container._failures = 0
         with self._changed:
             container.returncode = code
-            oom = self._sandbox.kills(container._spec) > container._oom
+            oom = self._sandbox.kills(container.spec) > container._oom
             container.reason = "OOMKilled" if oom else "Error" if code else "Completed"
             container.state = "terminated"
             self._changed.notify_all()
@@ -484,8 +365,6 @@ class Pod:
                 container._pipe = None
                 return
             container._log.append(data)
-            if self._watcher is not None:
-                self._watcher(container.name, data)
 
     def _poll(self, until: float | None = None) -> None:
         moments = (m for c in self.containers.values() for m in (c._due, c._stopping))
@@ -509,7 +388,7 @@ class Pod:
     def _end(self) -> None:
         """TERM to all containers, KILL after the grace period; then the sidecars, last first."""
         deadline = time.monotonic() + self.grace
-        sidecars = [c for c in reversed(self._init) if c._spec.sidecar]
+        sidecars = [c for c in reversed(self._init) if c.spec.sidecar]
         others = [c for c in self.containers.values() if c not in sidecars]
         for group in [others, *([sidecar] for sidecar in sidecars)]:
             self._stop(group, deadline)
@@ -530,15 +409,6 @@ class Pod:
             self._poll(deadline)
             for container in running:
                 self._reap(container)
-
-
-def _ended(container: Container) -> str:
-    code = container.returncode
-    how = f"ended with {container.reason or 'an error'}"
-    how += f", exit code {code}" if code is not None and code >= 0 else f", signal {-(code or 0)}"
-    last = container.logs().rstrip().rpartition("\n")[2]
-    text = f"{container._pod.spec.source}: {container._spec.path}: container "
-    return f"{text}{container.name!r} {how}" + (f"; it last said: {last[:500]}" if last else "")
 
 
 def _ready(fd: int) -> bool:

@@ -1,0 +1,272 @@
+"""What every runtime offers: a `Pod`, its `Container`, and a `Program` started in one.
+
+``local``, ``podman`` and ``kubernetes`` differ in what makes the containers and in
+nothing that is seen from here. What can be said of a container by asking from within
+(`Container.run`, `Container.stats`, `Pod.facts`) is written once, for all of them.
+"""
+
+from __future__ import annotations
+
+import abc
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from subprocess import DEVNULL, PIPE, STDOUT
+from types import TracebackType
+from typing import IO, Any, Protocol, Self, TypeAlias
+
+from podipc.pod import manifest as manifests
+from podipc.pod.errors import UnknownPod
+
+__all__ = ["DEVNULL", "PIPE", "STDOUT", "Container", "Pod", "Program", "Stream"]
+
+Stream: TypeAlias = int | IO[Any] | None
+"""As for `subprocess.Popen`: a descriptor, a file, ``PIPE``, ``DEVNULL``, None for our own."""
+
+OVER = ("Succeeded", "Failed")
+"""The phases of a Pod in which nothing runs any more."""
+
+
+class Program(Protocol):
+    """A program that runs in a container besides its main process. One thread at a time.
+
+    Attributes
+    ----------
+    returncode
+        None while it runs; then its exit code, or minus the signal that ended it.
+    stdin, stdout, stderr
+        Binary files at our ends of the pipes, where ``PIPE`` was asked for, else None.
+    """
+
+    returncode: int | None
+    stdin: IO[bytes] | None
+    stdout: IO[bytes] | None
+    stderr: IO[bytes] | None
+
+    def poll(self) -> int | None:
+        """The exit code, or None if it still runs. Does not wait."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait until it has ended; the exit code. Raises `Timeout` after `timeout` seconds."""
+
+    def send_signal(self, number: int) -> None:
+        """Send it a signal; nothing happens if it has ended."""
+
+    def kill(self) -> None:
+        """Send it SIGKILL."""
+
+    def close(self) -> None:
+        """Close our ends of its pipes."""
+
+
+class Container(abc.ABC):
+    """One container of a `Pod`. Any thread may use it.
+
+    Attributes
+    ----------
+    name
+        Its name in the manifest.
+    state
+        ``waiting``, ``running``, ``terminated``, or ``backoff`` until it is started again.
+    returncode
+        Of its last run: the exit code, or minus the signal; None if there was none.
+    reason
+        Why it ended: ``Completed``, ``Error``, ``OOMKilled``; "" while it has not.
+    restarts
+        How often it has been started again.
+    is_init
+        Whether it is an init container, sidecars included.
+    """
+
+    name: str
+    state: str
+    returncode: int | None
+    reason: str
+    restarts: int
+    is_init: bool
+
+    def __init__(self, pod: Pod, spec: manifests.Container) -> None:
+        self.name = spec.name
+        self.state = "waiting"
+        self.returncode = None
+        self.reason = ""
+        self.restarts = 0
+        self.is_init = spec in pod.spec.init
+        self.spec = spec
+        self._pod = pod
+
+    def __repr__(self) -> str:
+        return f"<container {self.name!r} of Pod {self._pod.name!r}, {self.state}>"
+
+    @property
+    def pid(self) -> int | None:
+        """Its main process as seen from here, while it runs; None where that cannot be seen."""
+        return None
+
+    @abc.abstractmethod
+    def logs(self) -> str:
+        """What it has printed so far, errors as well; at most the last 10 MiB of it."""
+
+    @abc.abstractmethod
+    def follow(self) -> Iterator[bytes]:
+        """What it has printed and prints, in pieces, until it will print no more."""
+
+    @abc.abstractmethod
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait until its present run has ended; the exit code, or minus the signal.
+
+        Raises
+        ------
+        Timeout
+            It still runs after `timeout` seconds.
+        Closed
+            It never ran: the Pod ended before.
+        """
+
+    @abc.abstractmethod
+    def send_signal(self, number: int) -> None:
+        """Send a signal to its main process, if that runs.
+
+        As PID 1 it only gets signals that it handles, except SIGKILL and SIGSTOP.
+        """
+
+    def kill(self) -> None:
+        """Send SIGKILL. Whether it is started again is for `restartPolicy` to say."""
+        self.send_signal(signal.SIGKILL)
+
+    @abc.abstractmethod
+    def restart(self, timeout: float | None = None) -> None:
+        """End it (SIGTERM, after the grace period SIGKILL) and start it again at once.
+
+        Raises
+        ------
+        Timeout
+            It does not run again within `timeout` seconds.
+        Closed
+            The Pod has ended.
+        """
+
+    @abc.abstractmethod
+    def exec(
+        self,
+        command: Sequence[str],
+        *,
+        stdin: Stream = DEVNULL,
+        stdout: Stream = None,
+        stderr: Stream = None,
+    ) -> Program:
+        """Start one more program in it, with its environment, user and limits.
+
+        Raises
+        ------
+        Closed
+            It does not run.
+        CommandNotFound
+            It has no such program.
+        SystemCallError
+            Anything else that was refused.
+        """
+
+    def obituary(self) -> str:
+        """Where in the manifest it is, how it ended, and what it said last; for messages."""
+        code = self.returncode
+        how = f"ended with {self.reason or 'an error'}"
+        how += (
+            f", exit code {code}" if code is not None and code >= 0 else f", signal {-(code or 0)}"
+        )
+        last = self.logs().rstrip().rpartition("\n")[2]
+        text = f"{self._pod.spec.source}: {self.spec.path}: container {self.name!r} {how}"
+        return text + (f"; it last said: {last[:500]}" if last else "")
+
+
+class Pod(abc.ABC):
+    """A Pod that runs; a context manager whose block begins when all of it has been started.
+
+    When the block ends, or this process dies in whatever way, nothing of it is left.
+
+    Attributes
+    ----------
+    runtime
+        ``local``, ``podman`` or ``kubernetes``.
+    name
+        That of the manifest.
+    spec
+        The manifest.
+    phase
+        ``Pending`` (init containers), ``Running``, ``Succeeded`` or ``Failed``.
+    message
+        Why it failed.
+    notes
+        One line for everything that the manifest asks for and there is not, with the reason.
+    containers
+        By name, init containers included.
+    grace
+        Seconds between SIGTERM and SIGKILL.
+    """
+
+    runtime: str
+    phase: str
+    message: str
+    notes: list[str]
+    containers: Mapping[str, Container]
+    grace: float
+
+    def __init__(self, spec: manifests.Pod, grace: float | None) -> None:
+        self.name = spec.name
+        self.spec = spec
+        self.grace = float(spec.grace) if grace is None else grace
+        self.phase = "Pending"
+        self.message = ""
+
+    def __getitem__(self, name: str) -> Container:
+        try:
+            return self.containers[name]
+        except KeyError:
+            there = ", ".join(self.containers)
+            raise UnknownPod(
+                f"Pod {self.name!r} has no container {name!r}; it has {there}"
+            ) from None
+
+    def __enter__(self) -> Self:
+        try:
+            self.ready()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Pod {self.name!r}, runtime {self.runtime}, {self.phase}>"
+
+    @abc.abstractmethod
+    def ready(self, timeout: float | None = None) -> None:
+        """Wait until all containers have been started.
+
+        Raises
+        ------
+        PodError
+            A container could not be started, or an init container failed for good.
+        Timeout
+            Not within `timeout` seconds.
+        """
+
+    @abc.abstractmethod
+    def wait(self, timeout: float | None = None) -> str:
+        """Wait until all of it has ended: ``Succeeded`` or ``Failed``.
+
+        Raises
+        ------
+        Timeout
+            It still runs after `timeout` seconds.
+        """
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """End all containers in order, then the Pod; nothing of it is left. Idempotent."""
