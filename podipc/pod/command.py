@@ -15,10 +15,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from podipc._core import PodipcError
+from podipc.console import FAILED, OK, USAGE
 from podipc.pod import RUNTIMES, manifest, notes_of, start
 from podipc.pod.errors import ManifestError, PodError
-
-OK, FAILED, USAGE = 0, 1, 2
 
 EXAMPLES = """\
 examples:
