@@ -38,6 +38,7 @@ class Container(runtime.Container):
         self._log = Log()
         self._process: namespaces.Container | None = None
         self._pipe: int | None = None
+        self._watched: int | None = None
         self._runs = 0
         self._failures = 0
         self._began = 0.0
@@ -325,20 +326,21 @@ class Pod(runtime.Pod):
             container.reason = ""
             container.state = "running"
             self._selector.register(read, selectors.EVENT_READ, container)
-            self._selector.register(process.fileno(), selectors.EVENT_READ)
+            container._watched = process.fileno()
+            self._selector.register(container._watched, selectors.EVENT_READ)
             self._changed.notify_all()
 
     def _reap(self, container: Container) -> None:
         process = container._process
         if process is None or container.state != "running":
             return
-        if process.returncode is None:
-            with self._changed:
-                with contextlib.suppress(KeyError, ValueError):
-                    if _ready(process.fileno()):
-                        self._selector.unregister(process.fileno())
-                if process.poll() is None:
-                    return
+        with self._changed:
+            if process.poll() is None:
+                return
+            # It is closed by now; its number may soon be that of another.
+            if container._watched is not None:
+                self._selector.unregister(container._watched)
+                container._watched = None
         self._drain(container, close=False)
         code = process.returncode
         if time.monotonic() - container._began > _FORGIVEN:
@@ -409,9 +411,3 @@ class Pod(runtime.Pod):
             self._poll(deadline)
             for container in running:
                 self._reap(container)
-
-
-def _ready(fd: int) -> bool:
-    selector = selectors.PollSelector()
-    selector.register(fd, selectors.EVENT_READ)
-    return bool(selector.select(0))
