@@ -679,7 +679,7 @@ AS_USER = """
         lines = []
         for name, uid in (("a", None), ("b", 0)):
             container = pod.start(
-                name, ["/bin/sh", "-c", look], stdout=PIPE, cwd="/", uid=uid,
+                name, ["/bin/sh", "-c", look], stdout=namespaces.PIPE, cwd="/", uid=uid,
                 env={{"PATH": "/usr/bin:/bin"}},
             )
             lines.append(container.stdout.read().decode().split())
