@@ -39,6 +39,14 @@ POSSIBLE_SKIP = "not possible here:"
 _PR_SET_CHILD_SUBREAPER = 36
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # Pods are looked for on all of the machine, so their tests run one after the other.
+    for item in items:
+        if "pods" in item.path.parts:
+            item.add_marker(pytest.mark.xdist_group("pods"))
+
+
 def pytest_configure(config: pytest.Config) -> None:
     # Orphans of a child then come to this process, where the leak check sees them.
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
@@ -91,9 +99,9 @@ _PASSED = pytest.StashKey[bool]()
 
 
 def _entries() -> set[str]:
-    """What is in /dev/shm; outside of CI only what is ours, for others may be at work here."""
-    names = os.listdir(SHM)
-    return {name for name in names if SESSION in name or os.environ.get("CI") == "true"}
+    """What is in /dev/shm of ours; all of it where nobody else is at work here."""
+    alone = os.environ.get("CI") == "true" and "PYTEST_XDIST_WORKER" not in os.environ
+    return {name for name in os.listdir(SHM) if SESSION in name or alone}
 
 
 def _children() -> dict[int, str]:
