@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, NoReturn
 
 import podipc
 from podipc.console import EXIT_CODES, FAILED, INTERRUPTED, OK, TERMINATED, USAGE, Usage
+from podipc.doctor import command as doctor_command
 from podipc.lab import command as lab_command
 from podipc.pod import command as pod_command
+from podipc.waiting import command as waiting_command
 
 if TYPE_CHECKING:
     from podipc.leftovers import Channel
@@ -71,6 +73,8 @@ def _parser() -> argparse.ArgumentParser:
     lab_command.add(commands)
     _add_ls(commands)
     _add_rm(commands)
+    doctor_command.add(commands)
+    waiting_command.add(commands)
     pod_command.add(commands)
     return parser
 

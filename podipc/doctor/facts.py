@@ -1,0 +1,180 @@
+"""What can be read about the container this process is in. Nothing here judges.
+
+Everything fits into JSON; None stands for what cannot be known here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import podipc
+
+NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts")
+FIRST_PID_NAMESPACE = "pid:[4026531836]"
+"""The one that the machine starts with; the number is fixed in the kernel."""
+MAX_MOUNTS = 100
+_NOT_VOLUMES = re.compile(r"/(proc|sys|dev(?!/shm)|run/secrets|var/run/secrets)(/|$)")
+
+
+def collect() -> dict[str, Any]:
+    """All of it, for another doctor and for JSON."""
+    return {
+        "podipc": podipc.__version__,
+        "hostname": platform.node(),
+        "pid": os.getpid(),
+        "uid": os.geteuid(),
+        "gid": os.getegid(),
+        "groups": sorted(os.getgroups()),
+        "umask": umask(),
+        "libc": libc(),
+        "kernel": platform.release(),
+        "arch": platform.machine(),
+        "page_size": os.sysconf("SC_PAGE_SIZE"),
+        "byte_order": sys.byteorder,
+        "boot": read("/proc/sys/kernel/random/boot_id"),
+        "namespaces": {name: link(f"/proc/self/ns/{name}") for name in NAMESPACES},
+        "shm": identity("/dev/shm"),
+        "mounts": volumes(),
+    }
+
+
+def read(path: str, limit: int = 1 << 20) -> str | None:
+    """The text of a file, without white space at its ends."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(limit).decode(errors="replace").strip()
+    except OSError:
+        return None
+
+
+def link(path: str) -> str | None:
+    """Where a symbolic link points to."""
+    try:
+        return os.readlink(path)
+    except OSError:
+        return None
+
+
+def sysctl(name: str) -> int | None:
+    """A number below /proc/sys."""
+    text = read(f"/proc/sys/{name}")
+    try:
+        return int(text) if text else None
+    except ValueError:
+        return None
+
+
+def status(pid: int | str = "self") -> dict[str, str]:
+    """The rows of /proc/PID/status; empty if there are none."""
+    rows = (read(f"/proc/{pid}/status") or "").splitlines()
+    return {key: value.strip() for key, _, value in (row.partition(":") for row in rows)}
+
+
+def umask() -> int | None:
+    """The file mode mask, without changing it even for a moment."""
+    text = status().get("Umask")
+    return int(text, 8) if text else None
+
+
+def libc() -> str:
+    """The C library and its version, where that can be told."""
+    with contextlib.suppress(OSError, ValueError):
+        if version := os.confstr("CS_GNU_LIBC_VERSION"):
+            return version
+    name = " ".join(platform.libc_ver()).strip()
+    if not name and any(Path("/lib").glob("ld-musl-*")):
+        name = "musl"
+    return name or "unknown"
+
+
+def identity(path: str) -> list[int] | None:
+    """Device and inode: two processes for which they are equal see one directory."""
+    try:
+        about = os.stat(path)
+    except OSError:
+        return None
+    return [about.st_dev, about.st_ino]
+
+
+def mounts() -> list[dict[str, Any]]:
+    """What is mounted where: ``target``, ``type`` and ``read_only``, the last one on top."""
+    found = []
+    for row in (read("/proc/self/mountinfo") or "").splitlines():
+        before, _, after = row.partition(" - ")
+        words = before.split()
+        if len(words) > 5 and after:
+            found.append(
+                {
+                    "target": re.sub(r"\\([0-7]{3})", lambda m: chr(int(m[1], 8)), words[4]),
+                    "type": after.split()[0],
+                    "read_only": "ro" in words[5].split(","),
+                }
+            )
+    return found
+
+
+def volumes() -> list[dict[str, Any]]:
+    """Mounted directories that a Pod may have as volumes, and the root; with `identity`."""
+    found: dict[str, dict[str, Any]] = {}
+    for mount in mounts():
+        target = mount["target"]
+        if not _NOT_VOLUMES.match(target) and os.path.isdir(target):
+            found[target] = {**mount, "identity": identity(target)}
+    return list(found.values())[:MAX_MOUNTS]
+
+
+def mount_of(path: str) -> dict[str, Any] | None:
+    """The mount in which a path is, or would be."""
+    path = os.path.realpath(path)
+    best = None
+    for mount in mounts():
+        target = mount["target"].rstrip("/")
+        inside = path == target or path.startswith(f"{target}/")
+        if inside and (best is None or len(target) >= len(best["target"].rstrip("/"))):
+            best = mount
+    return best
+
+
+def in_container() -> bool:
+    """Whether this is a container, and not the host."""
+    return (
+        link("/proc/self/ns/pid") not in (None, FIRST_PID_NAMESPACE)
+        or "KUBERNETES_SERVICE_HOST" in os.environ
+        or any(os.path.exists(path) for path in ("/.dockerenv", "/run/.containerenv"))
+    )
+
+
+def machine_memory() -> int | None:
+    """Bytes of the machine."""
+    found = re.search(r"^MemTotal:\s*(\d+) kB", read("/proc/meminfo") or "", re.MULTILINE)
+    return int(found[1]) * 1024 if found else None
+
+
+def swap() -> tuple[int, int]:
+    """Bytes of swap of the machine: all, and used."""
+    text = read("/proc/meminfo") or ""
+    total, free = (re.search(rf"^{key}:\s*(\d+) kB", text, re.MULTILINE) for key in _SWAP)
+    if not total or not free:
+        return 0, 0
+    return int(total[1]) * 1024, (int(total[1]) - int(free[1])) * 1024
+
+
+_SWAP = ("SwapTotal", "SwapFree")
+
+
+def zombies() -> list[tuple[int, str]]:
+    """PID and name of those that have ended and were left to PID 1, which has not looked."""
+    found = []
+    for entry in os.scandir("/proc"):
+        if not entry.name.isdigit():
+            continue
+        rows = status(entry.name)
+        if rows.get("State", "").startswith("Z") and rows.get("PPid") == "1":
+            found.append((int(entry.name), rows.get("Name", "?")))
+    return found
