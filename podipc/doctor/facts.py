@@ -19,7 +19,10 @@ NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts")
 FIRST_PID_NAMESPACE = "pid:[4026531836]"
 """The one that the machine starts with; the number is fixed in the kernel."""
 MAX_MOUNTS = 100
-_NOT_VOLUMES = re.compile(r"/(proc|sys|dev(?!/shm)|run/secrets|var/run/secrets)(/|$)")
+_NOT_VOLUMES = re.compile(
+    r"/(proc|sys|boot|dev(?!/shm)|(var/)?run/(secrets|netns|user|lock|containers|containerd)"
+    r"|var/lib/(containers|containerd|docker|kubelet))(/|$)"
+)
 
 
 def collect() -> dict[str, Any]:
@@ -103,7 +106,11 @@ def identity(path: str) -> list[int] | None:
 
 
 def mounts() -> list[dict[str, Any]]:
-    """What is mounted where: ``target``, ``type`` and ``read_only``, the last one on top."""
+    """What is mounted where, the last one on top.
+
+    Keys: ``target``, ``type`` (of file system), ``read_only``, and ``in_place``: it is at the
+    path that it has in its file system, as the root is and what is no volume of a Pod.
+    """
     found = []
     for row in (read("/proc/self/mountinfo") or "").splitlines():
         before, _, after = row.partition(" - ")
@@ -114,19 +121,24 @@ def mounts() -> list[dict[str, Any]]:
                     "target": re.sub(r"\\([0-7]{3})", lambda m: chr(int(m[1], 8)), words[4]),
                     "type": after.split()[0],
                     "read_only": "ro" in words[5].split(","),
+                    "in_place": words[3] == words[4],
                 }
             )
     return found
 
 
 def volumes() -> list[dict[str, Any]]:
-    """Mounted directories that a Pod may have as volumes, and the root; with `identity`."""
+    """Mounted directories that may be volumes of a Pod first, then others; with `identity`."""
     found: dict[str, dict[str, Any]] = {}
     for mount in mounts():
         target = mount["target"]
         if not _NOT_VOLUMES.match(target) and os.path.isdir(target):
             found[target] = {**mount, "identity": identity(target)}
-    return list(found.values())[:MAX_MOUNTS]
+    return sorted(found.values(), key=_plainness)[:MAX_MOUNTS]
+
+
+def _plainness(mount: dict[str, Any]) -> tuple[bool, int]:
+    return mount["in_place"], mount["target"].count("/")
 
 
 def mount_of(path: str) -> dict[str, Any] | None:

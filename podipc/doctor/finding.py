@@ -45,10 +45,9 @@ def worst(findings: Iterable[Finding]) -> str:
 
 def size(nbytes: float) -> str:
     """Bytes as one reads them in a manifest: 63.9 MiB."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(nbytes) < 1024:
-            break
+    unit = 0
+    while nbytes >= 1024 and unit < 4:
         nbytes /= 1024
-    else:
-        unit = "TiB"
-    return f"{nbytes:.3g} {unit}" if nbytes < 1000 else f"{nbytes:.0f} {unit}"
+        unit += 1
+    number = f"{nbytes:.3g}" if nbytes < 1000 else f"{nbytes:.0f}"
+    return f"{number} {('B', 'KiB', 'MiB', 'GiB', 'TiB')[unit]}"

@@ -80,8 +80,7 @@ def _facts(found: dict[str, Any]) -> dict[str, Any]:
         "shm": _numbers(found.get("shm")) or None,
         "meeting": _strings(found.get("meeting")),
         "namespaces": {
-            str(_text(name)): _text(value)
-            for name, value in list(namespaces.items())[:MAX_ITEMS]
+            str(_text(name)): _text(value) for name, value in list(namespaces.items())[:MAX_ITEMS]
         }
         if isinstance(namespaces, dict)
         else {},
@@ -100,5 +99,6 @@ def _mount(found: dict[str, Any]) -> dict[str, Any]:
         "target": _text(found.get("target")) or "?",
         "type": _text(found.get("type")) or "?",
         "read_only": found.get("read_only") is True,
+        "in_place": found.get("in_place") is True,
         "identity": _numbers(found.get("identity")) or None,
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from podipc.doctor.finding import FAIL, OK, WARN, Finding
 
@@ -53,7 +53,7 @@ def show(findings: Iterable[Finding]) -> None:
         sys.stdout.flush()
 
 
-def _painter():  # type: ignore[no-untyped-def]
+def _painter() -> Callable[[str, str], None] | None:
     if not sys.stdout.isatty():
         return None
     try:

@@ -71,7 +71,11 @@ def _ipc(own: Facts, other: Facts) -> Finding:
 def _dev_shm(own: Facts, other: Facts) -> Finding:
     if same(own, other, "shm"):
         return Finding(OK, "/dev/shm", "shared")
-    volumes = [here for here, there in _common(own, other) if here != "/"]
+    volumes = [
+        here["target"]
+        for here, there in _common(own, other)
+        if not (here["in_place"] or here["read_only"] or there["read_only"])
+    ]
     instead = (
         f"use shm://{volumes[0]}/NAME, a volume that both have"
         if volumes
@@ -104,7 +108,9 @@ def _tensors(
             "env PODIPC_DIR: the same in both, on a volume that both mount; or see /dev/shm",
         )
     reason = errors.get("memory", "no error was seen; did the other one end early?")
-    return Finding(FAIL, "shm://", f"tensors passed {half}, in a directory that is shared: {reason}")
+    return Finding(
+        FAIL, "shm://", f"tensors passed {half}, in a directory that is shared: {reason}"
+    )
 
 
 def _pid(own: Facts, other: Facts) -> Finding:
@@ -113,25 +119,32 @@ def _pid(own: Facts, other: Facts) -> Finding:
     return Finding(OK, "pid", "not shared, as usual: a PID of one means nothing in the other")
 
 
-def _common(own: Facts, other: Facts) -> list[tuple[str, str]]:
-    """Mounted directories that are one: the path here, and there."""
+def _common(own: Facts, other: Facts) -> list[tuple[Facts, Facts]]:
+    """Mounted directories that are one: the mount here, and there."""
     if own["boot"] != other["boot"]:
         return []
-    there = {tuple(m["identity"]): m["target"] for m in other["mounts"] if m["identity"]}
+    there = {tuple(m["identity"]): m for m in other["mounts"] if m["identity"]}
     return [
-        (mount["target"], there[tuple(mount["identity"])])
+        (mount, there[tuple(mount["identity"])])
         for mount in own["mounts"]
-        if mount["identity"] and tuple(mount["identity"]) in there
+        if mount["identity"]
+        and tuple(mount["identity"]) in there
         and mount["target"] != "/dev/shm"
     ]
 
 
 def _mounts(own: Facts, other: Facts) -> Finding:
-    found = [here if here == there else f"{here} ({there} there)" for here, there in _common(own, other)]
-    if not found:
+    found, rest = [], []
+    for here, there in _common(own, other):
+        at, at_there = here["target"], there["target"]
+        text = at if at == at_there else f"{at} ({at_there} there)"
+        (rest if here["in_place"] and there["in_place"] else found).append(text)
+    shown = found[:6] + ([f"{len(found) - 6} more"] if len(found) > 6 else [])
+    if rest:  # the local runtime: programs of one machine
+        shown.append("the directories of the machine")
+    if not shown:
         return Finding(OK, "volumes", "none in common; unix, fifo and file would need one")
-    more = f" and {len(found) - 6} more" if len(found) > 6 else ""
-    return Finding(OK, "volumes", f"in common: {', '.join(found[:6])}{more}")
+    return Finding(OK, "volumes", f"in common: {', '.join(shown)}")
 
 
 def _users(own: Facts, other: Facts) -> Iterator[Finding]:
@@ -161,7 +174,11 @@ def _users(own: Facts, other: Facts) -> Iterator[Finding]:
 
 
 def _programs(own: Facts, other: Facts) -> Iterator[Finding]:
-    for key, what in (("page_size", "page sizes"), ("byte_order", "byte orders"), ("arch", "machines")):
+    for key, what in (
+        ("page_size", "page sizes"),
+        ("byte_order", "byte orders"),
+        ("arch", "machines"),
+    ):
         if own[key] != other[key]:
             yield Finding(
                 FAIL,

@@ -18,7 +18,7 @@ MAX_ANSWER = 64 << 10
 DRAIN_SECONDS = 0.5
 _STATUS = re.compile(rb"HTTP/1\.[01] ([1-5][0-9][0-9])(?: |\r?\n)")
 _HEALTH = frozenset(
-    "healthz livez readyz startupz health live ready liveness readiness ping status".split()
+    ("healthz", "livez", "readyz", "startupz", "health", "live", "ready", "liveness", "readiness")
 )
 
 

@@ -191,12 +191,12 @@ def _held(directory: int, name: str) -> bool | None:
 
 @contextlib.contextmanager
 def _reachable(path: str) -> Iterator[str]:
-    """The path, by a name that fits into a socket's address however long it is."""
-    directory = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    """The socket by a name that fits into an address, however long its path is."""
+    fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        yield f"/proc/self/fd/{directory}/{os.path.basename(path)}"
+        yield f"/proc/self/fd/{fd}"
     finally:
-        os.close(directory)
+        os.close(fd)
 
 
 def _other_kind(path: str, is_kind: bool, about: os.stat_result, what: str) -> Sight | None:
