@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 EXAMPLES = """\
 examples:
   podipc doctor                          in a container, or on a host
-  podipc doctor file:///shared/frames    and that address: the volume, who is there
+  podipc doctor file:///shared/frames    also that volume, and who is there
   podipc doctor --meet 60                in both containers at the same time
   podipc doctor --manifest pod.yaml      before it is applied; runs nothing
   kubectl exec POD -c CONTAINER -- podipc doctor --json | jq .worst

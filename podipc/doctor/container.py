@@ -123,7 +123,8 @@ def rlimits() -> Iterator[Finding]:
 def judge_files(files: int) -> Finding:
     """`files`: the soft limit of descriptors."""
     if files == resource.RLIM_INFINITY or files >= FEW_FILES:
-        return Finding(OK, "open files", f"up to {files} open (RLIMIT_NOFILE)")
+        shown = "no limit" if files == resource.RLIM_INFINITY else f"up to {files}"
+        return Finding(OK, "open files", f"{shown} (RLIMIT_NOFILE)")
     return Finding(
         FAIL if files < TOO_FEW_FILES else WARN,
         "open files",

@@ -153,6 +153,15 @@ def mount_of(path: str) -> dict[str, Any] | None:
     return best
 
 
+IMAGES = ("overlay", "fuse.fuse-overlayfs", "aufs", "btrfs", "zfs")
+"""File systems that a container has its image on; a root that is none of them is the host's."""
+
+
+def is_private(mount: dict[str, Any]) -> bool:
+    """Whether it is the image of this container, which no other container sees."""
+    return mount["target"] == "/" and mount["type"] in IMAGES and in_container()
+
+
 def in_container() -> bool:
     """Whether this is a container, and not the host."""
     return (

@@ -111,7 +111,7 @@ def rendezvous() -> Iterator[Finding]:
             f"{place}: {problem}",
             "env: PODIPC_DIR on a volume that both containers mount and may write to",
         )
-    elif given and facts.in_container() and mount["target"] == "/":
+    elif given and facts.is_private(mount):
         yield Finding(
             WARN,
             "channels",
@@ -199,7 +199,7 @@ def _volume(address: Address, where: Path) -> Iterator[Finding]:
         yield Finding(FAIL, "volume", f"there is no directory {where}", change)
         return
     mount = facts.mount_of(str(where)) or {"target": "/", "type": "unknown", "read_only": False}
-    if facts.in_container() and mount["target"] == "/":
+    if facts.is_private(mount):
         yield Finding(
             FAIL,
             "volume",

@@ -34,7 +34,8 @@ def _pair(pod: Pod, first: Container, other: Container) -> Finding | None:
     pair = f"{first.name} runs as {_user(uid)}, {other.name} as {_user(uid2)}"
     extra = {*pod.groups, *([] if pod.fs_group is None else [pod.fs_group])}
     # What each of them makes has the group that it runs as; fsGroup is one more to be in.
-    common = (gid == gid2 and (gid is not None or same_image)) or {gid, gid2} <= extra
+    # A group that the manifest does not name is the image's to say, for each user apart.
+    common = (gid is not None and gid == gid2) or {gid, gid2} <= extra
     if common:
         if all(found or not _visible(c) for found, c in zip(modes, (first, other), strict=True)):
             return None

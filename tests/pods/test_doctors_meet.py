@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import PATIENCE, ROOT, unique_name
+from support import PATIENCE, ROOT, eventually, unique_name
 
 from podipc.pod import manifest
 from podipc.pod.local.pod import Pod
@@ -231,6 +232,37 @@ def test_nobody_comes() -> None:
     assert code == 1
     assert "nobody came in 0.2 s" in of(report, "meeting")[0]["text"]
     assert report["peers"] == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_one_that_is_ended_leaves_nothing(number: int) -> None:
+    """SIGKILL leaves a socket, which the next doctor removes."""
+    with pod_of(container("a", [PYTHON, "-c", "import time; time.sleep(100)"])) as pod:
+        first = pod["a"].exec(MEET)
+        eventually(lambda: channels_in(pod), "it waits for others")
+        first.send_signal(number)
+        first.wait(PATIENCE)
+        left = channels_in(pod)
+        assert bool(left) == (number == signal.SIGKILL), left
+        second = pod["a"].exec([*DOCTOR, "--meet", "0.3"], stdout=subprocess.PIPE)
+        assert second.stdout is not None
+        report = json.loads(second.stdout.read())
+        second.wait(PATIENCE)
+        second.close()
+        assert report["peers"] == []
+        assert channels_in(pod) == []
+        pod["a"].kill()
+
+
+def channels_in(pod: Pod) -> list[str]:
+    """What is in its /dev/shm."""
+    code = "import os, json; print(json.dumps(sorted(d for *_, d in os.walk('/dev/shm') if d)))"
+    looks = pod["a"].exec([PYTHON, "-c", code], stdout=subprocess.PIPE)
+    assert looks.stdout is not None
+    found: list[str] = json.loads(looks.stdout.read())
+    looks.wait(PATIENCE)
+    looks.close()
+    return found
 
 
 def test_a_stranger_has_the_port() -> None:
