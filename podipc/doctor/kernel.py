@@ -23,6 +23,7 @@ from podipc.doctor.finding import FAIL, OK, WARN, Finding
 
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 _SEAL_FUTURE_WRITE = 0x10
+_MFD_NOEXEC_SEAL = 0x8
 _FILTER = (
     "securityContext.seccompProfile: {type: RuntimeDefault}, or another profile that allows it"
 )
@@ -43,6 +44,24 @@ def versions() -> Iterator[Finding]:
         f"Linux {platform.release()}, {platform.machine()}, {sys.byteorder}-endian, pages of "
         f"{os.sysconf('SC_PAGE_SIZE')} bytes",
     )
+    if facts.sysctl("fs/protected_regular"):
+        yield Finding(
+            OK,
+            "protected",
+            "files of other UIDs in /dev/shm open without O_CREAT only (fs.protected_regular); "
+            "podipc does so",
+        )
+
+
+def _memfd() -> int:
+    """One as podipc makes it: not executable, where the kernel knows of that."""
+    flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
+    try:
+        return os.memfd_create("podipc-doctor", flags | _MFD_NOEXEC_SEAL)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return os.memfd_create("podipc-doctor", flags)
 
 
 def memfd() -> Iterator[Finding]:
@@ -52,7 +71,7 @@ def memfd() -> Iterator[Finding]:
     try:
         with podipc.Segment.create(mmap.PAGESIZE) as segment:
             broken = _broken_seals(segment.fd, writable=True)
-        fd = os.memfd_create("podipc-doctor", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        fd = _memfd()
         try:
             os.ftruncate(fd, mmap.PAGESIZE)
             fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS | _SEAL_FUTURE_WRITE)
@@ -102,7 +121,7 @@ def descriptors() -> Iterator[Finding]:
     here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with here, there:
         there.settimeout(1.0)
-        fd = os.memfd_create("podipc-doctor", os.MFD_CLOEXEC)
+        fd = _memfd()
         try:
             socket.send_fds(here, [b"x"], [fd])
             _, got, _, _ = socket.recv_fds(there, 1, 1)

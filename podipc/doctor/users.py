@@ -18,11 +18,11 @@ def users(pod: Pod, uses: Collection[Use]) -> Iterator[Finding]:
         c for c in concerned(pod, uses) if (c not in pod.init or c.sidecar) and _needs_mode(c, uses)
     ]
     for other in needs[1:]:
-        if found := _pair(pod, needs[0], other):
+        if found := _pair(pod, uses, needs[0], other):
             yield found
 
 
-def _pair(pod: Pod, first: Container, other: Container) -> Finding | None:
+def _pair(pod: Pod, uses: Collection[Use], first: Container, other: Container) -> Finding | None:
     (uid, gid), (uid2, gid2) = _ids(pod, first), _ids(pod, other)
     same_image = first.image == other.image
     if uid == uid2 and (uid is not None or same_image):
@@ -36,6 +36,9 @@ def _pair(pod: Pod, first: Container, other: Container) -> Finding | None:
     # What each of them makes has the group that it runs as; fsGroup is one more to be in.
     # A group that the manifest does not name is the image's to say, for each user apart.
     common = (gid is not None and gid == gid2) or {gid, gid2} <= extra
+    # A volume gives its group to what is made at its top.
+    methods = {u.address.method for u in uses if u.container in (first, other)}
+    common |= pod.fs_group is not None and bool(methods) and methods <= {"unix", "fifo"}
     if common:
         if all(found or not _visible(c) for found, c in zip(modes, (first, other), strict=True)):
             return None

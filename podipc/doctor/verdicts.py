@@ -127,14 +127,13 @@ def _common(own: Facts, other: Facts) -> list[tuple[Facts, Facts]]:
     return [
         (mount, there[tuple(mount["identity"])])
         for mount in own["mounts"]
-        if mount["identity"]
-        and tuple(mount["identity"]) in there
-        and mount["target"] != "/dev/shm"
+        if mount["identity"] and tuple(mount["identity"]) in there and mount["target"] != "/dev/shm"
     ]
 
 
 def _mounts(own: Facts, other: Facts) -> Finding:
-    found, rest = [], []
+    found: list[str] = []
+    rest: list[str] = []
     for here, there in _common(own, other):
         at, at_there = here["target"], there["target"]
         text = at if at == at_there else f"{at} ({at_there} there)"

@@ -21,7 +21,7 @@ import os
 import socket
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -199,9 +199,14 @@ def _reachable(path: str) -> Iterator[str]:
         os.close(fd)
 
 
-def _other_kind(path: str, is_kind: bool, about: os.stat_result, what: str) -> Sight | None:
-    if is_kind:
-        return None
+def _at(path: str, is_kind: Callable[[int], bool], what: str) -> os.stat_result | Sight:
+    """What is at a path, if it is of the right kind; else what is wrong."""
+    try:
+        about = os.lstat(path)
+    except FileNotFoundError:
+        return Sight(False, _absent(Path(path)))
+    if is_kind(about.st_mode):
+        return about
     kind = stat.filemode(about.st_mode)
     return Sight(False, f"{path} is no {what} but something else ({kind}); remove it")
 
@@ -216,12 +221,9 @@ def _denied(path: str, about: os.stat_result) -> Sight:
 
 
 def _look_unix(path: str) -> Sight:
-    try:
-        about = os.lstat(path)
-    except FileNotFoundError:
-        return Sight(False, _absent(Path(path)))
-    if wrong := _other_kind(path, stat.S_ISSOCK(about.st_mode), about, "Unix socket"):
-        return wrong
+    about = _at(path, stat.S_ISSOCK, "Unix socket")
+    if isinstance(about, Sight):
+        return about
     with _reachable(path) as near, socket.socket(socket.AF_UNIX) as s:
         s.setblocking(False)
         code = s.connect_ex(near)
@@ -235,12 +237,9 @@ def _look_unix(path: str) -> Sight:
 
 
 def _look_fifo(path: str) -> Sight:
-    try:
-        about = os.lstat(path)
-    except FileNotFoundError:
-        return Sight(False, _absent(Path(path)))
-    if wrong := _other_kind(path, stat.S_ISFIFO(about.st_mode), about, "FIFO"):
-        return wrong
+    about = _at(path, stat.S_ISFIFO, "FIFO")
+    if isinstance(about, Sight):
+        return about
     if about.st_mode & 0o777 == 0:
         return Sight(False, f"the receiver of {path} has closed")
     try:

@@ -226,6 +226,38 @@ def test_what_is_there_to_see_of_others() -> None:
     assert level(report, "open files") == "warn"
 
 
+@needs_root
+@pytest.mark.parametrize("address", ["unix:///shared/x.sock", "fifo:///shared/x.fifo"])
+def test_an_fs_group_in_real_containers(address: str) -> None:
+    """What `podipc doctor --manifest` says of sockets and FIFOs at the top of a volume."""
+    code = "import numpy, podipc; print('in'); {}({!r}, mode=0o660).{}"
+    send = code.format("podipc.sender", address, "send(numpy.ones(3), timeout=20)")
+    receive = code.format("podipc.receiver", address, "recv(timeout=20)")
+    more: dict[str, Any] = {"volumeMounts": [{"name": "v", "mountPath": "/shared"}]}
+    a, b = ({"runAsUser": uid, "runAsGroup": uid} for uid in (1001, 1002))
+    with pod_of(
+        container("a", [PYTHON, "-c", send], securityContext=a, **more),
+        container("b", [PYTHON, "-c", receive], securityContext=b, **more),
+        volumes=[{"name": "v", "emptyDir": {}}],
+        securityContext={"fsGroup": 2000},
+    ) as pod:
+        assert pod.wait(PATIENCE) == "Succeeded", [c.logs() for c in pod.containers.values()]
+
+
+@needs_root
+def test_executable_memory_is_forbidden() -> None:
+    """vm.memfd_noexec=2, which a PID namespace may set for itself."""
+    forbid = "echo 2 >/proc/sys/vm/memfd_noexec || exit 77; exec " + " ".join(DOCTOR)
+    with pod_of(container("a", ["sh", "-c", forbid])) as pod:
+        pod.wait(PATIENCE)
+        if pod["a"].returncode == 77:
+            pytest.skip("not possible here: " + pod["a"].logs())
+        report = json.loads(pod["a"].logs())
+    (memfd,) = of(report, "memfd")
+    assert (memfd["level"], "vm.memfd_noexec 2" in memfd["text"]) == ("ok", True), memfd
+    assert level(report, "shm://") == level(report, "descriptors") == "ok"
+
+
 def test_nobody_comes() -> None:
     found = reports(container("a", [*DOCTOR, "--meet", "0.2"]))
     code, report = found["a"]

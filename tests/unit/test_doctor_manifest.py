@@ -325,6 +325,27 @@ def test_users() -> None:
     assert users(*own, "mode=0o660", supplementalGroups=[1, 2]) == []
 
 
+@pytest.mark.parametrize(
+    ("address", "text"),
+    [
+        ("unix:///shared/x.sock", "with a common group"),
+        ("fifo:///shared/x.fifo", "with a common group"),
+        ("shm://frames", "fsGroup alone is not enough"),
+    ],
+)
+def test_what_an_fs_group_is_good_for(address: str, text: str) -> None:
+    """See `test_an_fs_group_in_real_containers`."""
+    more: dict[str, Any] = {"volumeMounts": [mount("shared", "/shared")]}
+    a, b = at(address)
+    found = check(
+        container("a", a, securityContext={"runAsUser": 1, "runAsGroup": 1}, **more),
+        container("b", b, securityContext={"runAsUser": 2, "runAsGroup": 2}, **more),
+        volumes=[SHARED],
+        securityContext={"fsGroup": 7},
+    )
+    one(found, "warn", USER, text, "mode=0o660")
+
+
 def test_users_do_not_matter_to_sockets_of_loopback() -> None:
     a, b = at("tcp://127.0.0.1:5000")
     assert not check(
