@@ -13,7 +13,7 @@ from podipc.doctor import facts, verdicts, ways
 from podipc.doctor.finding import WARN, Finding
 from podipc.doctor.message import encode
 
-PATIENCE: Final = 3.0
+PATIENCE: Final = 10.0
 """Seconds for one who was heard on one way to be heard on the others that are shared."""
 GRACE: Final = 0.5
 """Seconds to go on telling, when all is known: the others have to know it, too."""

@@ -99,9 +99,17 @@ def rendezvous() -> Iterator[Finding]:
             "env: {name: PODIPC_DIR, value: /dev/shm/podipc}, the same in every container",
         )
         return
-    above = place
-    while not above.exists() and above != above.parent:
-        above = above.parent
+    above = place if place.exists() else place.parent
+    if not above.is_dir():
+        yield Finding(
+            FAIL,
+            "channels",
+            f"PODIPC_DIR is {place}, and there is no directory {above}: podipc makes the last "
+            "part of the path only",
+            f"volumeMounts: + {{name: podipc, mountPath: {above}}} in both containers, of one "
+            "volume",
+        )
+        return
     problem = _mode_problem(above)
     mount = facts.mount_of(str(above)) or {"type": "unknown", "target": "/"}
     if problem:

@@ -298,14 +298,29 @@ def channels_in(pod: Pod) -> list[str]:
 
 
 def test_a_stranger_has_the_port() -> None:
-    """One who listens there and says nothing of use; they meet on the next one."""
+    """One who listens there and says nothing of use; they meet on the next one.
+
+    The same one pesters whoever listens there: with garbage, without end, with silence.
+    """
     code = """
-        import socket, threading
+        import contextlib, itertools, socket, threading, time
+
+        def pester():
+            for words in itertools.cycle([b"", b"GET / HTTP/1.1\\r\\n", b"[" * 99999 + b"\\n"]):
+                try:
+                    with socket.create_connection(("127.0.0.1", 28468)) as c:
+                        c.sendall(words)
+                        time.sleep(0.1)
+                except OSError:
+                    time.sleep(0.01)
+
         s = socket.create_server(("127.0.0.1", 28467))
-        print("ready", flush=True)
+        threading.Thread(target=pester, daemon=True).start()
         while True:
             c, _ = s.accept()
-            c.sendall(b"220 mail\\r\\n" + b"x" * 70000 + b"\\n")
+            with contextlib.suppress(OSError):
+                c.sendall(b"220 mail\\r\\n" + b"x" * 70000 + b"\\n")
+            c.close()
     """
     stranger = container("s", [PYTHON, "-c", textwrap.dedent(code)], restartPolicy="Always")
     with pod_of(container("a", MEET), container("b", MEET), initContainers=[stranger]) as pod:
@@ -313,6 +328,7 @@ def test_a_stranger_has_the_port() -> None:
             pod[name].wait(PATIENCE)
             report = json.loads(pod[name].logs())
             assert level(report, "net") == "ok", report["findings"]
+        assert pod["s"].restarts == 0, pod["s"].logs()
 
 
 def test_text_fits_a_terminal() -> None:

@@ -134,6 +134,16 @@ def test_a_place_that_is_relative(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "relative path" in finding.text
 
 
+def test_a_place_that_is_not_mounted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PODIPC_DIR", "/not-mounted/podipc")
+    (finding,) = places.rendezvous()
+    assert finding.level == FAIL
+    assert "no directory /not-mounted" in finding.text
+    assert "mountPath: /not-mounted}" in finding.change
+    (finding,) = kernel.round_trip()
+    assert (finding.level, finding.area) == (FAIL, "shm://")
+
+
 def test_a_place_where_nothing_can_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PODIPC_DIR", "/proc/podipc")
     (finding,) = places.rendezvous()
