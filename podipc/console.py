@@ -13,3 +13,8 @@ exit codes:
 
 class Usage(Exception):
     """A wrong argument; the text is for the user."""
+
+
+def printable(text: str) -> str:
+    """The text with a question mark for whatever could do something to a terminal."""
+    return "".join(c if c.isprintable() else "?" for c in text)

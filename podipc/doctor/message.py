@@ -7,6 +7,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Final
 
+from podipc.console import printable
+
 MAX_BYTES: Final = 64 << 10
 MAX_TEXT: Final = 256
 MAX_ITEMS: Final = 128
@@ -52,7 +54,7 @@ def _text(value: object) -> str | None:
     """Printable, so that it can do nothing to a terminal."""
     if not isinstance(value, str):
         return None
-    return "".join(c if c.isprintable() else "?" for c in value[:MAX_TEXT])
+    return printable(value[:MAX_TEXT])
 
 
 def _number(value: object) -> int | None:

@@ -6,6 +6,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterable
 
+from podipc.console import printable
 from podipc.doctor.finding import FAIL, OK, WARN, Finding
 
 WIDTH = 80
@@ -15,10 +16,11 @@ _COLOURS = {OK: "green", WARN: "yellow", FAIL: "bold red"}
 
 def lines(finding: Finding) -> list[str]:
     """A line, wrapped; and what to change on lines of its own."""
-    first = f"{finding.level:{_LEVEL}}{finding.area:{_AREA}}"
+    area = printable(finding.area)
+    first = f"{finding.level:{_LEVEL}}{area:{_AREA}}"
     indent = " " * (_LEVEL + _AREA)
-    if len(finding.area) >= _AREA:
-        found = [f"{finding.level:{_LEVEL}}{finding.area}"]
+    if len(area) >= _AREA:
+        found = [f"{finding.level:{_LEVEL}}{area}"]
         indent = " " * _LEVEL
         found += _wrapped(finding.text, indent, indent)
     else:
@@ -29,8 +31,9 @@ def lines(finding: Finding) -> list[str]:
 
 
 def _wrapped(text: str, first: str, rest: str) -> list[str]:
+    """In lines; names that others have chosen cannot do anything to a terminal."""
     return textwrap.wrap(
-        text,
+        printable(text),
         WIDTH,
         initial_indent=first,
         subsequent_indent=rest,

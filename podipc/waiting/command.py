@@ -7,7 +7,7 @@ import math
 import sys
 import time
 
-from podipc.console import FAILED, OK, Usage
+from podipc.console import FAILED, OK, Usage, printable
 
 EXAMPLES = """\
 examples:
@@ -95,11 +95,11 @@ def _wait(options: argparse.Namespace) -> int:
     took = time.monotonic() - began
     if sight.there:
         if not options.quiet:
-            print(f"{address.text}: {sight.text} (after {took:.1f} s)")
+            print(f"{address.text}: {printable(sight.text)} (after {took:.1f} s)")
         return OK
     who = "anybody" if options.who == "any" else f"a {options.who}"
     print(
-        f"podipc wait: {address.text}: waited {took:.1f} s for {who}; {sight.text}",
+        f"podipc wait: {address.text}: waited {took:.1f} s for {who}; {printable(sight.text)}",
         file=sys.stderr,
     )
     return FAILED

@@ -311,6 +311,18 @@ def test_lines() -> None:
     assert show.lines(Finding(FAIL, path, "x")) == [f"fail  {path}", "      x"]
 
 
+def test_names_of_others_do_nothing_to_a_terminal(podipc_dir: Any) -> None:
+    channel = podipc_dir / "evil\x1b[2J"
+    channel.mkdir(parents=True)
+    channel.chmod(0)
+    (channel.parent / "a\nb").mkdir()
+    found = [line for finding in places.living() for line in show.lines(finding)]
+    channel.rmdir()
+    (channel.parent / "a\nb").rmdir()
+    channel.parent.rmdir()
+    assert all(line.isprintable() for line in found)
+
+
 @pytest.mark.parametrize(
     ("nbytes", "text"),
     [(0, "0 B"), (1023, "1023 B"), (1024, "1 KiB"), (64 * MI, "64 MiB"), (1 << 60, "1048576 TiB")],
