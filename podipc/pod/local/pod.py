@@ -29,6 +29,7 @@ _BACKOFF_LIMIT = 300.0
 _FORGIVEN = 600.0
 """Seconds after which an earlier crash does not count any more, as in Kubernetes."""
 
+
 class Container(runtime.Container):
     """One container of a local `Pod`."""
 
@@ -99,9 +100,7 @@ class Container(runtime.Container):
                     self._process.kill()
         pod._wake()
         with pod._changed:
-            pod._changed.wait_for(
-                lambda: self._runs > run or pod.phase in runtime.OVER, timeout
-            )
+            pod._changed.wait_for(lambda: self._runs > run or pod.phase in runtime.OVER, timeout)
             if self._runs > run:
                 return
             if pod.phase in runtime.OVER:
@@ -201,6 +200,7 @@ class Pod(runtime.Pod):
             return self.phase
 
     def close(self) -> None:
+        self.end_sessions()
         with self._changed:
             self._ending = True
         self._wake()
