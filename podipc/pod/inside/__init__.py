@@ -7,9 +7,9 @@ can be imported. `wire` serves both sides.
 from __future__ import annotations
 
 import json
-from importlib import resources
+from pathlib import Path
 
-MODULES = ("wire", "probe", "session")
+MODULES = ("wire", "probe", "processes", "printing", "session")
 """Those that are sent, in the order in which they import each other."""
 
 _AS = "podipc_inside"
@@ -32,7 +32,7 @@ COMMAND = ("python3", "-u", "-c", _LOADER)
 
 def sources() -> bytes:
     """What has to be written to `COMMAND` before the first frame."""
-    folder = resources.files(__package__)
+    folder = Path(__file__).parent
     texts = {
         name: (folder / f"{name}.py").read_text("utf-8").replace(__package__, _AS)
         for name in MODULES
