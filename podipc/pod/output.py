@@ -10,6 +10,9 @@ from typing import TypeAlias
 LIMIT = 10 << 20
 """Bytes that are kept of each of stdout and stderr; the oldest go first."""
 
+_MOST_WAITING = 64 << 20
+"""Bytes that may wait for a listener. A session holds its code back long before."""
+
 STREAMS = {1: "stdout", 2: "stderr"}
 
 Listener: TypeAlias = Callable[[str, str], object]
@@ -26,6 +29,7 @@ class Output:
         self._decoders = {
             stream: codecs.getincrementaldecoder("utf-8")("replace") for stream in STREAMS
         }
+        self._waiting = 0
         self.dropped = 0
 
     def append(self, stream: int, data: bytes) -> bool:
@@ -38,6 +42,9 @@ class Output:
             del kept[:surplus]
         if self._has_listener:
             self._pieces.append((stream, data))
+            self._waiting += len(data)
+            if self._waiting > _MOST_WAITING:
+                raise ValueError(f"{self._waiting} bytes of output, faster than they are taken")
         return not self._has_listener
 
     def pending(self) -> bool:
@@ -49,6 +56,7 @@ class Output:
         joined: list[tuple[int, list[bytes]]] = []
         while self._pieces:
             stream, data = self._pieces.popleft()
+            self._waiting -= len(data)
             if joined and joined[-1][0] == stream:
                 joined[-1][1].append(data)
             else:
@@ -57,7 +65,7 @@ class Output:
 
     def forget_listener(self) -> int:
         """Nobody listens from here on; how many bytes nobody has got."""
-        size = sum(len(data) for _, data in self._pieces)
+        size, self._waiting = self._waiting, 0
         self._pieces.clear()
         self._has_listener = False
         return size

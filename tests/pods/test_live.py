@@ -23,6 +23,7 @@ from podipc.pod import up
 from podipc.pod.errors import (
     CommandNotFound,
     ContainerDied,
+    PodError,
     RemoteError,
     SessionDied,
     ValueStayed,
@@ -264,6 +265,19 @@ def test_when_the_session_dies(a: Container, code: str, returncode: int, says: s
     after = a.run("'os' in globals()")
     assert after.fresh
     assert after.unwrap() is False
+
+
+def test_a_session_that_sends_something_else_is_ended(a: Container) -> None:
+    with pytest.raises(PodError, match="cannot be read"):
+        a.run(
+            "import os, time\n"
+            "for fd in range(3, 20):\n"
+            "  try: os.write(fd, b'x' * 100)\n"
+            "  except OSError: pass\n"
+            "time.sleep(1000)"
+        )
+    assert a.run("1").fresh
+    assert len(processes(a)) == 2
 
 
 def test_when_the_container_dies(start: Start) -> None:

@@ -164,7 +164,7 @@ class Printer:
         """
         with self._shield, self._sending:
             if not source.over:
-                self._drain()
+                self._drain(everything=True)
                 source.over = True
                 self._flush(source)
                 if source in self._background:
@@ -255,12 +255,16 @@ class Printer:
             while source.outstanding > WINDOW and not source.over and not self._gone:
                 self._taken.wait()
 
-    def _drain(self) -> None:
+    def _drain(self, *, everything: bool = False) -> None:
+        source = self._anyone()
+        # What is too much stays in the pipes, and holds back who writes there.
+        if source.outstanding > WINDOW and not everything:
+            return
         ready = select.select(list(self._pipes.values()), (), (), 0)[0]
         for stream, fd in self._pipes.items():
             if fd in ready:
                 with contextlib.suppress(BlockingIOError):
-                    self._append(self._anyone(), stream, os.read(fd, 1 << 16))
+                    self._append(source, stream, os.read(fd, 1 << 16))
 
     def _append(self, source: Source, stream: int, data: bytes) -> None:
         if source.partial and source.stream != stream:
