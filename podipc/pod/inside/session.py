@@ -34,6 +34,7 @@ MAX_TEXT = 100_000
 """Characters of a repr, and of a traceback."""
 
 _GRACE = 2.0
+_AGAIN = 0.05
 _INTERRUPT = {signal.SIGINT}
 
 Outcome = Tuple[Dict[str, Any], List[bytes]]  # noqa: UP006
@@ -66,6 +67,7 @@ class Session:
         self._background: dict[int, Run] = {}
         self._groups: probe.Groups | None = None
         self._ended = threading.Event()
+        self._met = threading.Event()
         module = types.ModuleType("__main__")
         self._names = module.__dict__
         sys.modules["__main__"] = module
@@ -123,7 +125,7 @@ class Session:
         if run.background:
             run.exposed = True
         else:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.signal(signal.SIGINT, self._meet)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _INTERRUPT)
 
     def _cover(self, run: Run) -> None:
@@ -262,33 +264,38 @@ class Session:
     def _interrupt(self, number: int) -> None:
         with self._state:
             run = self._foreground
-            if run is not None and run.number == number:
-                self._interrupt_main(run)
-                return
+        if run is not None and run.number == number:
+            threading.Thread(target=self._insist, args=(run,), daemon=True).start()
+            return
         run = self._background.get(number)
         if run is not None:
             with run.gate:
                 if run.exposed:
                     _throw(run.thread, KeyboardInterrupt)
 
-    def _interrupt_main(self, run: Run) -> None:
-        if not processes.ignores_interrupts():
-            signal.pthread_kill(run.thread.ident or 0, signal.SIGINT)
-            return
-        # It waits in os.system(), which leaves the signal to the child, as a terminal would.
-        for pid in processes.started_by(run.thread):
-            processes.kill(pid, signal.SIGINT)
-        threading.Thread(target=self._insist, args=(run,), daemon=True).start()
-
     def _insist(self, run: Run) -> None:
-        while not run.over:
+        # Again and again: a signal that comes just before a system call does not end that.
+        self._met.clear()
+        told: set[int] = set()
+        while True:
             with self._state:
-                if self._foreground is not run:
+                if self._foreground is not run or self._met.is_set():
                     return
-                if not processes.ignores_interrupts():
+                if processes.ignores_interrupts():
+                    # It waits in os.system(), which leaves the signal to the child, as a
+                    # terminal would.
+                    for pid in processes.started_by(run.thread) - told:
+                        processes.kill(pid, signal.SIGINT)
+                        told.add(pid)
+                else:
                     signal.pthread_kill(run.thread.ident or 0, signal.SIGINT)
-                    return
-            time.sleep(0.02)
+                    if signal.getsignal(signal.SIGINT) != self._meet:
+                        return  # the code has a handler of its own
+            self._met.wait(_AGAIN)
+
+    def _meet(self, number: int, frame: object) -> None:
+        self._met.set()
+        raise KeyboardInterrupt
 
     # The end
 
