@@ -66,10 +66,12 @@ class Raw(io.RawIOBase):
 
 
 class Shield:
-    """No signal interrupts the main thread within: a frame that is begun gets sent whole."""
+    """No signal that code handles interrupts the main thread within: a frame is sent whole."""
 
     def __init__(self) -> None:
-        self._all = signal.valid_signals()
+        # All that are handled in practice. All there are would take longer than the sending.
+        names = ("SIGINT", "SIGTERM", "SIGALRM", "SIGUSR1", "SIGUSR2", "SIGHUP", "SIGCHLD")
+        self._all = [getattr(signal, name) for name in names]
         self._main = threading.main_thread().ident
         self._depth = 0
         self._before: Any = ()
@@ -109,6 +111,7 @@ class Printer:
         self._foreground: Source | None = None
         self._background: List[Source] = []  # noqa: UP006
         self._pipes: dict[int, int] = {}
+        self._printed = select.poll()
         self._wake_read, self._wake_write = os.pipe()
         self._gone = False
         self.forked = False
@@ -122,7 +125,8 @@ class Printer:
             os.set_blocking(reading, False)
             os.dup2(writing, stream)
             os.close(writing)
-            self._pipes[stream] = reading
+            self._pipes[reading] = stream
+            self._printed.register(reading, select.POLLIN)
         out, err = (
             io.TextIOWrapper(
                 Raw(self, stream),  # type: ignore[type-var]
@@ -203,8 +207,9 @@ class Printer:
             return
         for piece in wire.chunks(data):
             source = self._owner()
-            self._wait_until_taken(source)
-            with self._shield, source.gate, self._sending:
+            if source.outstanding > WINDOW:
+                self._wait_until_taken(source)
+            with source.gate, self._sending:
                 self._drain()
                 self._append(source, stream, piece)
 
@@ -213,7 +218,7 @@ class Printer:
         if self.forked:
             return
         source = self._owner()
-        with self._shield, source.gate, self._sending:
+        with source.gate, self._sending:
             self._drain()
             self._flush(source)
 
@@ -260,11 +265,9 @@ class Printer:
         # What is too much stays in the pipes, and holds back who writes there.
         if source.outstanding > WINDOW and not everything:
             return
-        ready = select.select(list(self._pipes.values()), (), (), 0)[0]
-        for stream, fd in self._pipes.items():
-            if fd in ready:
-                with contextlib.suppress(BlockingIOError):
-                    self._append(source, stream, os.read(fd, 1 << 16))
+        for fd, _ in self._printed.poll(0):
+            with self._shield, contextlib.suppress(BlockingIOError):
+                self._append(source, self._pipes[fd], os.read(fd, 1 << 16))
 
     def _append(self, source: Source, stream: int, data: bytes) -> None:
         if source.partial and source.stream != stream:
@@ -275,15 +278,16 @@ class Printer:
             self._flush(source)
 
     def _flush(self, source: Source) -> None:
-        data, source.partial = bytes(source.partial), bytearray()
-        if data:
-            with self._taken:
-                source.outstanding += len(data)
-            self.send({"is": "output", "run": source.number, "stream": source.stream}, [data])
+        if source.partial:
+            with self._shield:
+                data, source.partial = bytes(source.partial), bytearray()
+                with self._taken:
+                    source.outstanding += len(data)
+                self.send({"is": "output", "run": source.number, "stream": source.stream}, [data])
 
     def _pump(self) -> None:
         poller = select.poll()
-        for fd in (*self._pipes.values(), self._wake_read):
+        for fd in (*self._pipes, self._wake_read):
             poller.register(fd, select.POLLIN)
         while not self._gone:
             events = poller.poll(_TICK_MS if self._running() else None)
