@@ -157,10 +157,14 @@ class Live:
 
     def close(self) -> None:
         """End the session, if there is one."""
-        with self._opening:
-            session, self._session = self._session, None
-        if session is not None:
-            session.close()
+        # One that does not come up is not waited for: it ends with the container.
+        if self._opening.acquire(timeout=_SETTLE):
+            try:
+                session, self._session = self._session, None
+            finally:
+                self._opening.release()
+            if session is not None:
+                session.close()
 
     def _asked(
         self,

@@ -70,14 +70,16 @@ class Groups:
     """The cgroups of this process: ``memory``, ``cpu`` (quota) and ``cpuacct`` (use), or None.
 
     `outside` is what `whereabouts` says in a process that is not in the container. Without
-    it, a group of version 1 that is not the machine's is taken for the container's own.
+    it, a group of version 1 that is not the machine's is taken for the container's own, and
+    one of version 2 if all of its processes are in this PID namespace.
     """
 
     def __init__(self, outside: Any = None) -> None:
         mine = whereabouts()
-        same = isinstance(outside, dict) and outside.get("namespace") == mine["namespace"]
-        others = outside.get("groups") if same else None
-        others = others if isinstance(others, dict) else {}
+        others = None
+        if isinstance(outside, dict):
+            same = outside["namespace"] == mine["namespace"]
+            others = dict(outside["groups"]) if same else {}
         self.memory = _group("memory", mine["groups"], others)
         self.cpu = _group("cpu", mine["groups"], others)
         self.cpuacct = _group("cpuacct", mine["groups"], others)
@@ -93,7 +95,7 @@ def whereabouts() -> dict[str, Any]:
     return {"namespace": namespace("cgroup"), "groups": groups}
 
 
-def _group(name: str, mine: dict[str, str], others: dict[str, Any]) -> Group | None:
+def _group(name: str, mine: dict[str, str], others: dict[str, str] | None) -> Group | None:
     for version, wanted in ((1, name), (2, "")):
         for mounted, point, root in _cgroup_mounts():
             if wanted not in mounted:
@@ -105,9 +107,11 @@ def _group(name: str, mine: dict[str, str], others: dict[str, Any]) -> Group | N
                     # A container that sees only its own group has that as the mount point.
                     if inside.startswith("..") or not os.path.isdir(path):
                         path = point
-                    other = others.get(controllers)
-                    shared = isinstance(other, str) and _within(other, group)
-                    own = not shared and not _is_whole(version, path)
+                    own = not _is_root(version, path)
+                    if others is None:
+                        own = own and not _has_foreigners(version, path)
+                    elif controllers in others:
+                        own = own and not _within(others[controllers], group)
                     return Group(version, path, point, own)
     return None
 
@@ -125,13 +129,15 @@ def _within(group: str, above: str) -> bool:
     return group == above or group.startswith(above.rstrip("/") + "/")
 
 
-def _is_whole(version: int, path: str) -> bool:
-    """Whether it is a root, or has processes that are not of this PID namespace."""
+def _is_root(version: int, path: str) -> bool:
     if version == 1:
         return os.path.exists(f"{path}/release_agent")
-    if not os.path.exists(f"{path}/cgroup.type"):
-        return True
-    return "0" in _lines(f"{path}/cgroup.procs")
+    return not os.path.exists(f"{path}/cgroup.type")
+
+
+def _has_foreigners(version: int, path: str) -> bool:
+    """Whether it has processes of another PID namespace, which version 2 lists as 0."""
+    return version == 2 and "0" in _lines(f"{path}/cgroup.procs")
 
 
 # What is used
