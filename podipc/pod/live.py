@@ -6,6 +6,7 @@ Nothing is needed of a runtime but `Container.exec`, nothing of the image but a 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import threading
 import time
 from collections.abc import Mapping
@@ -103,7 +104,7 @@ class Live:
         self._opening = threading.Lock()
         self._session: Session | None = None
         self._restarts = 0
-        self._cells = 0
+        self._cells = itertools.count(1)
 
     def run(
         self,
@@ -176,8 +177,7 @@ class Live:
         background: bool,
     ) -> Asked:
         if name is None:
-            self._cells += 1
-            name = f"<{self._container.name}:{self._cells}>"
+            name = f"<{self._container.name}:{next(self._cells)}>"
         return Asked(code, name, variables or {}, background, listener is not None)
 
     def _open(self) -> Session:

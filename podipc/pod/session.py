@@ -179,19 +179,19 @@ class Session:
                 assert listener is not None
                 run.output.tell(listener, stream, data)
                 self._acknowledge(run, len(data))
-            if pieces:
-                continue
-            if listener is not None and (result is not None or error is not None):
-                for stream in STREAMS:
-                    run.output.tell(listener, stream, b"", last=True)
-            if result is not None:
-                return result
-            if error is not None:
-                raise _with_output(error, run)
-            if deadline is not None and time.monotonic() >= deadline:
-                raise Timeout(
-                    f"the code in container {self._container!r} still runs after {timeout} s"
-                )
+            if result is None and error is None:
+                if deadline is not None and time.monotonic() >= deadline:
+                    raise Timeout(
+                        f"the code in container {self._container!r} still runs after {timeout} s"
+                    )
+            elif not pieces:
+                if listener is not None:
+                    for stream in STREAMS:
+                        run.output.tell(listener, stream, b"", last=True)
+                if result is not None:
+                    return result
+                assert error is not None
+                raise _again(error, run)
 
     def abandon(self, run: Run) -> None:
         """Its output is for no listener any more; it must not wait for one."""
@@ -252,7 +252,7 @@ class Session:
 
     def _check(self) -> None:
         if self.error is not None:
-            raise self.error
+            raise _again(self.error)
 
     def _until(self, condition: Callable[[], bool], timeout: float | None, what: str) -> None:
         with self._changed:
@@ -412,9 +412,9 @@ def _result(container: str, run: Run, message: dict[str, Any], parts: list[bytea
     )
 
 
-def _with_output(error: PodipcError, run: Run) -> PodipcError:
-    """The same exception for this run; several may wait when a session ends."""
+def _again(error: PodipcError, run: Run | None = None) -> PodipcError:
+    """The same exception with the output of a run; several may raise it at a time."""
     if isinstance(error, SessionDied):
-        output = run.output.text(1), run.output.text(2)
+        output = (run.output.text(1), run.output.text(2)) if run is not None else ("", "")
         return type(error)(str(error), error.returncode, *output)
     return type(error)(str(error))
