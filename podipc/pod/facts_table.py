@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from podipc.pod.facts import WIDTH, ContainerFacts, Facts, Shared, size
 
+_COLUMNS = 4
+"""Containers in the first table; what each two share is below it."""
+
 _EXPLAINED = {
     "cgroup": "names of cgroups",
     "ipc": "System V, message queues",
@@ -28,15 +31,17 @@ def table(facts: Facts) -> str:
 
 def _shared(facts: Facts) -> list[str]:
     shared = facts.shared()
+    names = list(facts.containers)[:_COLUMNS]
+    width = min(max(map(len, names)), (WIDTH - 46) // len(names) - 1)
     rows = [
-        (name, _EXPLAINED[name], _word(all_of_them), _letters(facts, name))
+        (name, _EXPLAINED[name], _word(all_of_them), _letters(facts, name, width))
         for name, all_of_them in shared.namespaces.items()
     ]
     shms = [
         f"{one.shm.device}:{one.shm.root}" if one.shm else "" for one in facts.containers.values()
     ]
-    rows.append(("/dev/shm", "shared memory", _word(shared.shm), _same(shms)))
-    lines = [f"{'':10}{'':27}{'':9}{_heads(facts)}"]
+    rows.append(("/dev/shm", "shared memory", _word(shared.shm), _same(shms, width)))
+    lines = [f"{'':10}{'':27}{'':9}{_row(names, width)}"]
     lines += [f"{name:10}{text:27}{word:9}{letters}" for name, text, word, letters in rows]
     lines += _pairs(facts, shared)
     for places in shared.volumes:
@@ -48,21 +53,21 @@ def _word(value: bool | None) -> str:
     return {True: "shared", False: "private", None: "?"}[value]
 
 
-def _heads(facts: Facts) -> str:
-    return " ".join(f"{name[:7]:7}" for name in list(facts.containers)[:4])
+def _row(cells: list[str], width: int) -> str:
+    return " ".join(f"{cell:{width}.{width}}" for cell in cells[:_COLUMNS])
 
 
-def _letters(facts: Facts, name: str) -> str:
-    return _same([str(one.namespaces[name] or "") for one in facts.containers.values()])
+def _letters(facts: Facts, name: str, width: int) -> str:
+    return _same([str(one.namespaces[name] or "") for one in facts.containers.values()], width)
 
 
-def _same(values: list[str]) -> str:
+def _same(values: list[str], width: int) -> str:
     """The same letter for the same thing."""
     letters: dict[str, str] = {}
     for value in values:
         if value not in letters:
             letters[value] = chr(ord("A") + len(letters) % 26) if value else "?"
-    return " ".join(f"{letters[value]:7}" for value in values[:4])
+    return _row([letters[value] for value in values], width)
 
 
 def _pairs(facts: Facts, shared: Shared) -> list[str]:

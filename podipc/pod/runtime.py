@@ -220,7 +220,7 @@ class Container(abc.ABC):
         CommandNotFound
             The container has no ``python3``.
         Closed
-            The container has not begun yet.
+            The container has not begun yet, or `end_session` was called meanwhile.
         TypeError, ValueError
             A variable cannot be sent.
         """

@@ -516,10 +516,11 @@ def test_code_that_swallows_interrupts_ends_with_the_session(
     a: Container, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("podipc.pod.live._SETTLE", 0.3)
+    a.run("import time")
     with pytest.raises(podipc.Timeout, match=r"end_session\(\)"):
         a.run(
-            "import time\nwhile True:\n  try: time.sleep(1000)\n  except KeyboardInterrupt: pass",
-            timeout=0.1,
+            "while True:\n  try: time.sleep(1000)\n  except KeyboardInterrupt: pass",
+            timeout=1,
         )
     with pytest.raises(podipc.Timeout, match="other code runs"):
         a.run("1", timeout=0.1)
@@ -589,7 +590,7 @@ def test_what_threads_of_the_background_print_is_its_own(a: Container) -> None:
     a.run("import threading\ngo = threading.Event(); end = threading.Event()")
     running = a.background(
         "from concurrent.futures import ThreadPoolExecutor\n"
-        "def work(i): go.wait(); print('worker')\n"
+        "def work(i): go.wait(); print('worker\\n', end='')\n"
         "with ThreadPoolExecutor(3) as pool: list(pool.map(work, range(3)))\nend.set()"
     )
     assert a.run("print('x'); go.set(); end.wait()").stdout == "x\n"
