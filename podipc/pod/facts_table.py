@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 from podipc.pod.facts import WIDTH, ContainerFacts, Facts, Shared, size
 
 _COLUMNS = 4
@@ -78,7 +80,8 @@ def _pairs(facts: Facts, shared: Shared) -> list[str]:
     lines = ["", "what each two share"]
     for i, a in enumerate(names):
         for b in names[i + 1 :]:
-            lines += _wrapped(f"{a}, {b}", ", ".join(shared.matrix[a, b]) or "nothing", 24)
+            text = f"{a}, {b}: {', '.join(shared.matrix[a, b]) or 'nothing'}"
+            lines += textwrap.wrap(text, WIDTH - 1, initial_indent="  ", subsequent_indent="    ")
     return lines
 
 
@@ -123,9 +126,7 @@ def _software(one: ContainerFacts) -> str:
     return f"Linux {one.kernel}, {one.libc}, Python {one.python}, {podipc}"
 
 
-def _wrapped(name: str, text: str, indent: int = 13) -> list[str]:
-    import textwrap
-
-    lines = textwrap.wrap(text, WIDTH - indent - 1) or [""]
-    first = f"{name:{indent - 1}.{indent - 1}} {lines[0]}"
-    return [first, *(" " * indent + line for line in lines[1:])]
+def _wrapped(name: str, text: str) -> list[str]:
+    return textwrap.wrap(
+        text or "-", WIDTH - 1, initial_indent=f"{name:12} ", subsequent_indent=" " * 13
+    )

@@ -244,7 +244,9 @@ def test_streams(pod: namespaces.Pod, tmp_path: Path) -> None:
     apart.stdin.close()
     assert (apart.stdout.read(), apart.stderr.read()) == (b"input", b"error\n")
     with (tmp_path / "out").open("wb") as out:
-        pod.start("file", shell, stdin=DEVNULL, stdout=out, stderr=out.fileno()).wait(PATIENCE)
+        pod.start("file", shell, stdin=DEVNULL, stdout=out, stderr=out.fileno()).wait(
+            PATIENCE
+        )
     assert (tmp_path / "out").read_bytes() == b"error\n"
 
 

@@ -29,7 +29,6 @@ _BACKOFF_LIMIT = 300.0
 _FORGIVEN = 600.0
 """Seconds after which an earlier crash does not count any more, as in Kubernetes."""
 
-
 class Container(runtime.Container):
     """One container of a local `Pod`."""
 
@@ -100,7 +99,9 @@ class Container(runtime.Container):
                     self._process.kill()
         pod._wake()
         with pod._changed:
-            pod._changed.wait_for(lambda: self._runs > run or pod.phase in runtime.OVER, timeout)
+            pod._changed.wait_for(
+                lambda: self._runs > run or pod.phase in runtime.OVER, timeout
+            )
             if self._runs > run:
                 return
             if pod.phase in runtime.OVER:
