@@ -240,6 +240,41 @@ def become(uid: int, gid: int) -> None:
     ctypes.CDLL(None).prctl(pr_set_dumpable, 1, 0, 0, 0)
 
 
+_BECOME = """
+def become():
+    import ctypes, os
+    os.chdir("/")
+    if os.geteuid() == 0:
+        os.setgroups([]); os.setresgid(1001, 1001, 1001); os.setresuid(1001, 1001, 1001)
+        ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)
+"""
+
+
+def said_by_ordinary_user(code: str, manifest: str) -> str:
+    """What `code` prints, which calls ``become()`` after its imports; argv[1] is the manifest."""
+    import pytest
+
+    # Where another user may read it.
+    file = Path("/dev/shm", unique_name("pod.json"))
+    file.write_text(manifest)
+    file.chmod(0o644)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", _BECOME + code, str(file)],
+            env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"},
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+    finally:
+        file.unlink()
+    if "user namespaces are refused" in done.stderr:
+        pytest.skip("not possible here: " + done.stderr.splitlines()[-1])
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def say(value: object) -> None:
     """In a child: a line for the test."""
     sys.stdout.write(json.dumps(value) + "\n")

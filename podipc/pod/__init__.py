@@ -4,6 +4,8 @@
 
     with podipc.pod.up("pod.yaml") as pod:
         print(pod["producer"].logs())
+        pod["producer"].run("import os; os.getpid()").unwrap()
+        print(pod.facts())
         pod["consumer"].kill()
 """
 
@@ -49,7 +51,10 @@ def up(
     -------
     Pod
         ``pod["NAME"]`` is a container: ``logs()``, ``kill()``, ``restart()``, ``wait()``,
-        ``exec()``. `Pod.notes` says what the manifest asks for and there is not.
+        ``exec()``; and, where its image has a ``python3``, ``run()`` and ``background()``, which
+        execute Python in it and keep its variables, ``interrupt()``, ``end_session()`` and
+        ``stats()``. `Pod.facts` says what the containers are and share, `Pod.notes` what the
+        manifest asks for and there is not.
 
     Raises
     ------

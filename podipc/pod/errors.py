@@ -1,6 +1,6 @@
 """What goes wrong when a Pod is started, beyond what a system call refuses."""
 
-from podipc._core import NotFound, NotPermitted, PodipcError
+from podipc._core import NotFound, NotPermitted, PeerDied, PodipcError
 
 
 class PodError(PodipcError):
@@ -45,3 +45,58 @@ class NotHere(PodError, NotPermitted):
 
 class UnknownPod(PodError, NotFound):
     """No such Pod runs, or it has no such container. The text says which there are."""
+
+
+class SessionDied(PodError, PeerDied):
+    """The Python in a container in which code ran has ended, and its variables are gone.
+
+    Attributes
+    ----------
+    returncode
+        Its exit code, or minus the signal that ended it; None if that is not known.
+    stdout, stderr
+        What the code had printed by then.
+    """
+
+    def __init__(
+        self, text: str, returncode: int | None = None, stdout: str = "", stderr: str = ""
+    ) -> None:
+        super().__init__(text)
+        self.returncode = returncode
+        self.stdout = stdout
+        self.stderr = stderr
+
+
+class ContainerDied(SessionDied):
+    """A container has ended while, or before, code ran in it. The text ends with its last lines.
+
+    `returncode` is that of the container.
+    """
+
+
+class RemoteError(PodError, RuntimeError):
+    """Code in a container has raised an exception.
+
+    Attributes
+    ----------
+    container
+        Where.
+    name
+        The class, as ``ValueError``.
+    message
+        Its text.
+    traceback
+        As Python prints it.
+    """
+
+    def __init__(self, container: str, name: str, message: str, traceback: str) -> None:
+        what = f"{name}: {message}" if message else name
+        super().__init__(f"in container {container!r}: {what}\n\n{traceback}".rstrip())
+        self.container = container
+        self.name = name
+        self.message = message
+        self.traceback = traceback
+
+
+class ValueStayed(PodError, TypeError):
+    """A value is neither JSON nor arrays, or too large to come here. The text says which."""

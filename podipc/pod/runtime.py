@@ -12,10 +12,16 @@ import signal
 from collections.abc import Iterator, Mapping, Sequence
 from subprocess import DEVNULL, PIPE, STDOUT
 from types import TracebackType
-from typing import IO, Any, Protocol, Self, TypeAlias
+from typing import IO, TYPE_CHECKING, Any, Protocol, Self, TypeAlias
 
 from podipc.pod import manifest as manifests
 from podipc.pod.errors import UnknownPod
+from podipc.pod.live import Live, Running
+from podipc.pod.output import Listener
+from podipc.pod.result import Result
+
+if TYPE_CHECKING:
+    from podipc.pod.facts import Facts, Stats
 
 __all__ = ["DEVNULL", "PIPE", "STDOUT", "Container", "Pod", "Program", "Stream"]
 
@@ -93,6 +99,7 @@ class Container(abc.ABC):
         self.is_init = spec in pod.spec.init
         self.spec = spec
         self._pod = pod
+        self._live = Live(self)
 
     def __repr__(self) -> str:
         return f"<container {self.name!r} of Pod {self._pod.name!r}, {self.state}>"
@@ -165,6 +172,97 @@ class Container(abc.ABC):
         SystemCallError
             Anything else that was refused.
         """
+
+    def run(
+        self,
+        code: str,
+        *,
+        timeout: float | None = None,
+        variables: Mapping[str, Any] | None = None,
+        on_output: Listener | None = None,
+        name: str | None = None,
+    ) -> Result:
+        """Execute Python code in it, in a session that keeps its variables.
+
+        One after the other: while other code runs, this waits for its turn. Ctrl-C here
+        interrupts the code there, and is then raised here. Whatever the code prints is
+        attributed to it, and so is what its threads print, also what C code and child
+        processes write to descriptors 1 and 2.
+
+        Parameters
+        ----------
+        code
+            What to execute. If it ends with an expression, that is the value.
+        timeout
+            Seconds after which it is interrupted, with KeyboardInterrupt; waiting for its
+            turn is counted.
+        variables
+            Set before it runs: JSON values, tuples, arrays without objects in them.
+        on_output
+            Called by this thread with ``stdout`` or ``stderr`` and a text, as it is printed.
+        name
+            Of the code in tracebacks; default ``<CONTAINER:NUMBER>``.
+
+        Returns
+        -------
+        Result
+            Output, value or exception. An exception of the code is not raised here:
+            `Result.unwrap` does.
+
+        Raises
+        ------
+        Timeout
+            It has not ended in time. The session goes on, with its variables.
+        ContainerDied
+            The container has ended before or meanwhile.
+        SessionDied
+            The Python in the container has ended meanwhile; the next run begins a new one.
+        CommandNotFound
+            The container has no ``python3``.
+        Closed
+            The container has not begun yet, or `end_session` was called meanwhile.
+        TypeError, ValueError
+            A variable cannot be sent.
+        """
+        return self._live.run(code, timeout, variables, on_output, name)
+
+    def background(
+        self,
+        code: str,
+        *,
+        variables: Mapping[str, Any] | None = None,
+        on_output: Listener | None = None,
+        name: str | None = None,
+    ) -> Running:
+        """Begin to execute code beside what `run` executes, with the same variables.
+
+        As `run`, but a thread there executes it and a thread here calls `on_output`. What C
+        code and child processes print is attributed to the code of `run`, if there is any.
+        """
+        return self._live.background(code, variables, on_output, name)
+
+    def interrupt(self) -> None:
+        """Raise KeyboardInterrupt in what `run` executes, if anything; any thread may do so."""
+        self._live.interrupt()
+
+    def end_session(self) -> None:
+        """End the session, what runs in it and the processes it has started.
+
+        Its variables are gone; the next run begins a new one. Nothing happens without one.
+        """
+        self._live.close()
+
+    def stats(self) -> Stats:
+        """Memory and cpu time it uses, also while code runs. Opens a session.
+
+        Raises
+        ------
+        ContainerDied, SessionDied, CommandNotFound, Timeout
+            As for `run`.
+        """
+        from podipc.pod.facts import Stats
+
+        return Stats.of(self.name, self._live.ask("stats"))
 
     def obituary(self) -> str:
         """Where in the manifest it is, how it ended, and what it said last; for messages."""
@@ -266,6 +364,24 @@ class Pod(abc.ABC):
         Timeout
             It still runs after `timeout` seconds.
         """
+
+    def facts(self) -> Facts:
+        """What its running containers are and share, as seen from inside each of them.
+
+        Raises
+        ------
+        ContainerDied, SessionDied, CommandNotFound, Timeout
+            As for `Container.run`.
+        """
+        from podipc.pod.facts import Facts
+
+        running = [c for c in self.containers.values() if c.state == "running"]
+        return Facts.of(self.spec, {c.name: c._live.ask("facts") for c in running})
+
+    def end_sessions(self) -> None:
+        """End what `Container.run` began; what `close` does first."""
+        for container in self.containers.values():
+            container.end_session()
 
     @abc.abstractmethod
     def close(self) -> None:

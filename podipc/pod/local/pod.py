@@ -201,6 +201,7 @@ class Pod(runtime.Pod):
             return self.phase
 
     def close(self) -> None:
+        self.end_sessions()
         with self._changed:
             self._ending = True
         self._wake()
