@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ def up(
     *,
     grace: float | None = None,
     backoff: float = 10.0,
+    idle: bool = False,
+    running: Collection[str] = (),
 ) -> Pod:
     """Start the Pod of a manifest; a context manager, at whose end nothing of it is left.
 
@@ -46,6 +48,11 @@ def up(
     backoff
         Seconds before a container that ends again and again is started the second time; where
         the runtime lets one choose.
+    idle
+        Make the containers, and do not start their programs: for code of one's own, with
+        `Container.run`.
+    running
+        If `idle`, the containers whose programs are started all the same.
 
     Returns
     -------
@@ -65,9 +72,13 @@ def up(
     ValueError
         There is no such runtime.
     """
+    from podipc.pod.idle import idle as made_idle
     from podipc.pod.manifest import read
 
-    return start(read(manifest).pod(), runtime, grace=grace, backoff=backoff)
+    spec = read(manifest).pod()
+    if idle:
+        spec = made_idle(spec, running)
+    return start(spec, runtime, grace=grace, backoff=backoff)
 
 
 def start(
