@@ -211,7 +211,7 @@ class PodMagics(Magics):
             self._say_if_fresh(container, results[container.name].fresh)
         for name in _split(options.get):
             self._notebook[name] = {c.name: _fetched(c, name) for c in chosen}
-        values = {name: cells.value(result) for name, result in results.items()}
+        values = {c.name: cells.value(results[c.name]) for c in chosen}
         if cell.rstrip().endswith(";") or all(value is None for value in values.values()):
             return None
         return values

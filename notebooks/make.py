@@ -1,0 +1,173 @@
+"""Make the notebooks from their sources: ``python notebooks/make.py [NAME ...]``.
+
+Each ``NN_title.py`` is executed from its first cell to its last in a kernel of its own,
+and saved with its outputs as ``NN_title.ipynb``. Needs `pip install 'podipc[notebook]'`.
+
+    python notebooks/make.py                   all of them
+    python notebooks/make.py 06                one
+    python notebooks/make.py --quick --to DIR  shorter measurements, saved elsewhere
+    python notebooks/make.py --check           whether each is made from its source
+
+exit codes: 0 done; 1 a cell failed, or a notebook is not what it should be; 2 wrong usage
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+LARGEST = 1_000_000
+"""Bytes of a notebook, its figures included."""
+CELL_SECONDS = 240
+
+
+def sources(names: list[str]) -> list[Path]:
+    """The sources whose names begin with one of `names`; all without."""
+    every = sorted(HERE.glob("[0-9][0-9]_*.py"))
+    if not names:
+        return every
+    chosen = [path for path in every if path.name.startswith(tuple(names))]
+    for name in names:
+        if not any(path.name.startswith(name) for path in every):
+            there = ", ".join(path.stem for path in every)
+            raise SystemExit(f"make.py: no notebook begins with {name!r}; there are {there}")
+    return chosen
+
+
+def read(source: Path) -> Any:
+    """The notebook of a source, without outputs; the same each time."""
+    import jupytext
+
+    notebook = jupytext.read(source, config=jupytext.config.load_jupytext_configuration_file(
+        str(HERE / "jupytext.toml")
+    ))
+    for number, cell in enumerate(notebook.cells):
+        cell["id"] = f"{source.name[:2]}-{number}"
+        if cell.cell_type == "code" and "solution" in cell.metadata.get("tags", ()):
+            cell.metadata["jupyter"] = {"source_hidden": True}
+    notebook.metadata["kernelspec"] = {
+        "display_name": "Python 3", "language": "python", "name": "python3",
+    }
+    notebook.metadata["language_info"] = {"name": "python"}
+    notebook.metadata.pop("jupytext", None)
+    notebook.nbformat, notebook.nbformat_minor = 4, 5
+    return notebook
+
+
+def run(notebook: Any) -> None:
+    """Execute it. Raises `nbclient.exceptions.CellExecutionError`."""
+    import nbclient
+    from jupyter_client.manager import AsyncKernelManager
+
+    client = nbclient.NotebookClient(
+        notebook,
+        km=AsyncKernelManager(kernel_name="python3", transport="ipc"),
+        timeout=CELL_SECONDS,
+        resources={"metadata": {"path": str(HERE)}},
+        record_timing=False,
+    )
+    client.execute()
+
+
+def problems(source: Path, notebook: Any) -> list[str]:
+    """What a finished notebook should not have, or should have and has not."""
+    found = []
+    wanted = read(source)
+    mine = [(cell.cell_type, cell.source) for cell in wanted.cells]
+    if [(cell.cell_type, cell.source) for cell in notebook.cells] != mine:
+        found.append(f"is not made from {source.name}: run notebooks/make.py {source.name[:2]}")
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    for number, cell in enumerate(code, 1):
+        if cell.execution_count != number:
+            found.append(f"code cell {number} was not executed in order")
+            break
+    outputs = [output for cell in code for output in cell.outputs]
+    if any(output.output_type == "error" for output in outputs):
+        found.append("has an error among its outputs")
+    if not any("image/png" in output.get("data", {}) for output in outputs):
+        found.append("has no figure")
+    return found
+
+
+def save(notebook: Any, path: Path) -> int:
+    """Write it whole; the bytes."""
+    import nbformat
+
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.metadata.pop("execution", None)
+    text = nbformat.writes(notebook) + "\n"
+    part = path.with_suffix(".part")
+    part.write_text(text)
+    os.replace(part, path)
+    return len(text.encode())
+
+
+def figures(notebook: Any) -> list[bytes]:
+    """Its figures as PNG, in order."""
+    return [
+        base64.b64decode(output["data"]["image/png"])
+        for cell in notebook.cells
+        if cell.cell_type == "code"
+        for output in cell.outputs
+        if "image/png" in output.get("data", {})
+    ]
+
+
+def main() -> int:
+    """Make, or check."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="as 06; default: all")
+    parser.add_argument("--quick", action="store_true", help="as PODIPC_QUICK=1")
+    parser.add_argument("--to", type=Path, default=HERE, metavar="DIR", help="default: beside")
+    parser.add_argument("--check", action="store_true", help="make nothing")
+    options = parser.parse_args()
+    if options.quick:
+        os.environ["PODIPC_QUICK"] = "1"
+    failed = False
+    for source in sources(options.names):
+        path = options.to / f"{source.stem}.ipynb"
+        began = time.monotonic()
+        wrong = _check(source, path) if options.check else _make(source, path)
+        took = "" if options.check else f"  {time.monotonic() - began:.1f} s"
+        for problem in wrong:
+            print(f"{path.name}: {problem}", file=sys.stderr)
+        if not wrong:
+            print(f"{path.name}: {path.stat().st_size / 1000:.0f} kB{took}", flush=True)
+        failed |= bool(wrong)
+    return int(failed)
+
+
+def _check(source: Path, path: Path) -> list[str]:
+    import nbformat
+
+    if not path.exists():
+        return [f"is not there: run notebooks/make.py {source.name[:2]}"]
+    size = path.stat().st_size
+    found = problems(source, nbformat.read(path, as_version=4))
+    return [*found, *([f"has {size} bytes, more than {LARGEST}"] if size > LARGEST else [])]
+
+
+def _make(source: Path, path: Path) -> list[str]:
+    from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+
+    notebook = read(source)
+    try:
+        run(notebook)
+    except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
+        return [f"{error}"]
+    size = save(notebook, path)
+    found = problems(source, notebook)
+    return [*found, *([f"has {size} bytes, more than {LARGEST}"] if size > LARGEST else [])]
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
