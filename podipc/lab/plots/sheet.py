@@ -1,0 +1,364 @@
+"""A figure with its title above, its caption below, and names at the ends of its lines.
+
+Everything is placed from measured extents of the text, so that nothing overlaps
+whatever the size of the figure.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+from podipc.lab import table
+from podipc.lab.plots import style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+WIDTH, HEIGHT = 7.2, 4.6
+"""Inches, unless the caller says otherwise."""
+MARGIN = 0.12
+"""Inches between the edge and the text."""
+TITLE, LABEL, TICK, CAPTION = 11.5, 9.0, 8.5, 7.5
+"""Points."""
+LEADER = {
+    "arrowstyle": "-",
+    "linewidth": 0.6,
+    "alpha": 0.7,
+    "shrinkA": 1,
+    "shrinkB": 4,
+    "relpos": (0, 0.5),
+}
+"""From the end of a line to its name."""
+LINE = 1.3
+"""Height of a line of text, in its points."""
+
+
+@dataclass(frozen=True)
+class End:
+    """A name to be written beside the end of a line."""
+
+    text: str
+    colour: str
+    x: float
+    y: float
+    leader: bool
+
+
+class Sheet:
+    """One axes, with all that is written around it.
+
+    With an `ax` of the caller's only what is inside of it is drawn, a title above it
+    and a legend in place of the names: the rest of the figure is the caller's.
+    """
+
+    def __init__(
+        self,
+        ax: Axes | None,
+        size: tuple[float, float] | None,
+        theme: str,
+        rows: int = 0,
+    ) -> None:
+        self.theme = style.theme_of(theme)
+        self.own = ax is None
+        if ax is None:
+            height = max(HEIGHT, 1.9 + rows * 0.152)
+            figure = style.new_figure(size or (WIDTH, height), self.theme)
+            ax = figure.add_axes((0.1, 0.2, 0.6, 0.6))
+        else:
+            style.require()
+        self.ax: Axes = ax
+        self.figure = cast("Figure", ax.get_figure(root=True))
+        self.ends: list[End] = []
+        self._x_ticks: list[tuple[float, str]] = []
+        self._key: list[Any] = []
+        self._furnish()
+
+    def _furnish(self) -> None:
+        ax, theme = self.ax, self.theme
+        ax.set_facecolor(theme.background)
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.spines[["left", "bottom"]].set_color(theme.grid)
+        ax.tick_params(
+            which="both", color=theme.grid, labelcolor=theme.text, labelsize=TICK, length=3
+        )
+        ax.tick_params(which="minor", length=0)
+        ax.grid(True, which="major", color=theme.grid, linewidth=0.6)
+        ax.set_axisbelow(True)
+
+    # What is written
+
+    def axis_labels(self, x: str, y: str) -> None:
+        """What the axes show, with the unit."""
+        for text in (self.ax.set_xlabel(x), self.ax.set_ylabel(y)):
+            text.set(color=self.theme.text, fontsize=LABEL)
+
+    def name(
+        self, text: str, colour: str, x: float, y: float, *, leader: bool = True
+    ) -> None:
+        """Write a name at the right, beside the end of a line at (x, y) of the data.
+
+        A thin line leads to it, unless there is to be none.
+        """
+        self.ends.append(End(text, self.theme.ink(colour), x, y, leader))
+
+    def key(self, handles: Sequence[Any]) -> None:
+        """List lines at the right, where their ends cannot be named; in this order."""
+        self._key = list(handles)
+
+    def method_axis(self, names: Sequence[str]) -> None:
+        """Methods along y, the first at the top."""
+        self.ax.set_yticks(range(len(names)), names)
+        self.ax.set_ylim(len(names) - 0.5, -0.5)
+        self.ax.grid(False, axis="y")
+        self.ax.tick_params(axis="y", length=0)
+
+    def size_axis(self, sizes: Iterable[int]) -> None:
+        """Bytes along x, a tick a size, as many of them as there is room for."""
+        ordered = sorted(set(sizes))
+        self.ax.set_xscale("log", base=2)
+        self.ax.set_xlim(ordered[0] / 1.25, ordered[-1] * 1.25)
+        self._x_ticks = [(float(s), table.size(s)) for s in ordered]
+
+    def time_axis(self, axis: str) -> None:
+        """Nanoseconds on a logarithmic axis, `x` or `y`."""
+        self._log_axis(axis, spoken_time)
+
+    def rate_axis(self, axis: str) -> None:
+        """Bytes a second on a logarithmic axis, `x` or `y`."""
+        self._log_axis(axis, spoken_rate)
+
+    def count_axis(self, axis: str) -> None:
+        """A number on a logarithmic axis, `x` or `y`."""
+        self._log_axis(axis, count)
+
+    def _log_axis(self, axis: str, text: Callable[[float], str]) -> None:
+        from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+        getattr(self.ax, f"set_{axis}scale")("log")
+        of = self.ax.xaxis if axis == "x" else self.ax.yaxis
+        low, high = getattr(self.ax, f"get_{axis}lim")()
+        few = math.log10(max(high, 1e-9) / max(low, 1e-9)) < 1.3
+        of.set_major_locator(LogLocator(10, subs=(1, 2, 5) if few else (1,), numticks=12))
+        of.set_major_formatter(FuncFormatter(lambda value, _: text(value)))
+        of.set_minor_formatter(NullFormatter())
+
+    # Layout
+
+    def finish(self, title: str, caption: str) -> Figure:
+        """Place everything; the figure is then as it stays."""
+        if not self.own:
+            self.ax.set_title(title, loc="left", color=self.theme.text, fontsize=LABEL, wrap=True)
+            self._thin_ticks()
+            self._legend()
+            return self.figure
+        width, height = self.figure.get_size_inches()
+        room = width - 2 * MARGIN
+        top = height - self._block(title, TITLE, room, height - MARGIN, above=True) - 0.16
+        bottom = self._block(caption, CAPTION, room, MARGIN, above=False) + 0.1
+        right = width - MARGIN - self._beside()
+        left, base = MARGIN + 0.5, bottom + 0.5
+        for _ in range(2):  # ticks depend on the room, and the room on the ticks
+            self._place_axes(left, base, right, top)
+            box = self._tight()
+            left += MARGIN - box[0]
+            base += bottom - box[1]
+        self._place_axes(left, base, right, top)
+        self._place_names()
+        return self.figure
+
+    def _beside(self) -> float:
+        """How many inches are wanted at the right of the axes."""
+        if self._key:
+            legend = self._legend()
+            assert legend is not None
+            return float(legend.get_window_extent(self._renderer()).width) / self.figure.dpi + 0.1
+        if not self.ends:
+            return 0.25  # half of the last tick's label
+        leader = 0.34 if any(end.leader for end in self.ends) else 0.14
+        return max(self.inches(end.text, LABEL)[0] for end in self.ends) + leader
+
+    def _place_axes(self, left: float, base: float, right: float, top: float) -> None:
+        width, height = self.figure.get_size_inches()
+        wide, tall = max(0.2, right - left) / width, max(0.2, top - base) / height
+        self.ax.set_position((left / width, base / height, wide, tall))
+        self._thin_ticks()
+
+    def _block(self, text: str, points: float, room: float, y: float, *, above: bool) -> float:
+        """Write wrapped text from the left margin; how far from the edge it reaches."""
+        width, height = self.figure.get_size_inches()
+        bold = above
+        lines = wrap(text, room, lambda part: self.inches(part, points, bold)[0])
+        self.figure.text(
+            MARGIN / width,
+            y / height,
+            "\n".join(lines),
+            fontsize=points,
+            fontweight="bold" if bold else "normal",
+            color=self.theme.text if above else self.theme.muted,
+            va="top" if above else "bottom",
+            linespacing=LINE,
+            parse_math=False,
+            gid="title" if above else "caption",
+        )
+        return MARGIN + len(lines) * points * LINE / 72
+
+    def _renderer(self) -> Any:
+        return cast("FigureCanvasAgg", self.figure.canvas).get_renderer()
+
+    def inches(self, text: str, points: float, bold: bool = False) -> tuple[float, float]:
+        """Width and height of a text."""
+        from matplotlib.font_manager import FontProperties
+
+        prop = FontProperties(size=points, weight="bold" if bold else "normal")
+        width, height, _ = self._renderer().get_text_width_height_descent(text, prop, False)
+        return width / self.figure.dpi, height / self.figure.dpi
+
+    def _tight(self) -> tuple[float, float, float, float]:
+        """What the axes with its ticks and labels covers, in inches."""
+        box = self.ax.get_tightbbox(self._renderer())
+        assert box is not None
+        dpi = self.figure.dpi
+        return box.x0 / dpi, box.y0 / dpi, box.x1 / dpi, box.y1 / dpi
+
+    def _thin_ticks(self) -> None:
+        """Label those sizes for which there is room, the smallest and the biggest among them."""
+        if not self._x_ticks:
+            return
+        axes = self.ax.get_position().width * self.figure.get_size_inches()[0]
+        low, high = (math.log2(v) for v in self.ax.get_xlim())
+        spans = []
+        for value, text in self._x_ticks:
+            at = (math.log2(value) - low) / (high - low) * axes
+            half = self.inches(text, TICK)[0] / 2 + 0.04
+            spans.append((at - half, at + half))
+        last = len(spans) - 1
+        shown, edge = [], -math.inf
+        for number, (start, end) in enumerate(spans):
+            if start >= edge and (number == last or end <= spans[last][0]):
+                shown.append(number)
+                edge = end
+        values = [value for value, _ in self._x_ticks]
+        self.ax.set_xticks(values, [t if i in shown else "" for i, (_, t) in enumerate(self._x_ticks)])
+        self.ax.set_xticks([], minor=True)
+
+    def _place_names(self) -> None:
+        """Beside the ends of their lines, moved apart where they would overlap."""
+        if not self.ends:
+            return
+        box = self.ax.get_position()
+        width, height = self.figure.get_size_inches()
+        wide, tall = box.width * width, box.height * height
+        to_axes = self.ax.transData + self.ax.transAxes.inverted()
+        at = [to_axes.transform((end.x, end.y)) for end in self.ends]
+        order = sorted(range(len(at)), key=lambda i: at[i][1])
+        points = min(LABEL, (tall + 0.3) * 72 / (1.16 * len(order)))
+        gap = points * 1.16 / 72 / tall
+        placed = spread([float(at[i][1]) for i in order], gap, -0.12 / tall, 1 + 0.12 / tall)
+        for number, y in zip(order, placed, strict=True):
+            end = self.ends[number]
+            self.ax.annotate(
+                end.text,
+                xy=(end.x, end.y),
+                xytext=(1 + (0.3 if end.leader else 0.1) / wide, y),
+                textcoords="axes fraction",
+                color=end.colour,
+                fontsize=points,
+                va="center",
+                ha="left",
+                annotation_clip=False,
+                parse_math=False,
+                gid="name",
+                arrowprops=LEADER | {"color": end.colour} if end.leader else None,
+            )
+
+    def _legend(self) -> Any:
+        """Right of the axes where they are ours, inside where they are the caller's."""
+        handles = self._key or self.ax.get_legend_handles_labels()[0]
+        if not handles:
+            return None
+        place: dict[str, Any] = {"ncols": 2, "fontsize": 7}
+        if self.own:
+            place = {
+                "loc": "upper left",
+                "bbox_to_anchor": (1.0, 1.02),
+                "fontsize": TICK,
+                "borderpad": 0.2,
+                "handlelength": 2.6,
+            }
+        return self.ax.legend(
+            handles=handles, frameon=False, labelcolor=self.theme.text, **place
+        )
+
+
+def wrap(text: str, room: float, measure: Callable[[str], float]) -> list[str]:
+    """Break text into lines that are no wider than `room`, a paragraph a line at least."""
+    lines: list[str] = []
+    for paragraph in text.split("\n"):
+        line = ""
+        for word in paragraph.split():
+            longer = f"{line} {word}" if line else word
+            if line and measure(longer) > room:
+                lines.append(line)
+                line = word
+            else:
+                line = longer
+        lines.append(line)
+    return lines
+
+
+def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Positions in the same order, `gap` apart, each as near to the one wanted as may be."""
+    groups: list[tuple[float, int]] = []  # sum of where the first of it wants to be, members
+    for number, value in enumerate(wanted):
+        total, members = value - number * gap, 1
+        while groups and groups[-1][0] / groups[-1][1] >= total / members:
+            before = groups.pop()
+            total, members = total + before[0], members + before[1]
+        groups.append((total, members))
+    starts = [total / members for total, members in groups for _ in range(members)]
+    top = high - (len(wanted) - 1) * gap
+    return [min(max(start, low), max(top, low)) + i * gap for i, start in enumerate(starts)]
+
+
+def spoken_time(ns: float) -> str:
+    """10 µs, 1 ms; for ticks."""
+    for unit, scale in (("ns", 1.0), ("µs", 1e3), ("ms", 1e6)):
+        if ns < scale * 999.5:
+            return f"{ns / scale:g} {unit}"
+    return f"{ns / 1e9:g} s"
+
+
+def spoken_rate(bytes_per_s: float) -> str:
+    """100 MB/s, 1 GB/s; for ticks. Powers of ten."""
+    for unit, scale in (("B/s", 1.0), ("kB/s", 1e3), ("MB/s", 1e6), ("GB/s", 1e9)):
+        if bytes_per_s < scale * 999.5:
+            return f"{bytes_per_s / scale:g} {unit}"
+    return f"{bytes_per_s / 1e12:g} TB/s"
+
+
+def duration(ns: float) -> str:
+    """870 ns, 1.23 µs."""
+    return _spaced(table.duration(ns))
+
+
+def rate(bytes_per_s: float) -> str:
+    """870 kB/s, 1.23 GB/s."""
+    return _spaced(table.rate(bytes_per_s)).replace("K", "k") + "B/s"
+
+
+def count(value: float) -> str:
+    """10, 1 k, 100 k, 1 M; for ticks."""
+    for unit, scale in (("", 1.0), (" k", 1e3), (" M", 1e6)):
+        if value < scale * 999.5:
+            return f"{value / scale:g}{unit}"
+    return f"{value / 1e9:g} G"
+
+
+def _spaced(text: str) -> str:
+    number = text.rstrip("nµmsKMGT")
+    return f"{number} {text[len(number):]}"
