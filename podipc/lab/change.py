@@ -11,8 +11,8 @@ from podipc.lab.results import Repetition, Results, Row
 
 Quantity = Literal["p50_ns", "bytes_per_s"]
 
-MARGIN = 1.1
-"""A ratio that is nearer to 1 is never called a change: runs of the same code differ by as much."""
+MARGIN = 0.1
+"""A smaller change is never called one: runs of the same code on one machine differ as much."""
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,8 @@ class Change:
     after: float
     ratio: float
     """`after` / `before`."""
-    low: float
-    """The ratio at least, given how the repetitions spread."""
-    high: float
-    """The ratio at most."""
+    noise: float
+    """How far the repetitions of the two runs spread, (highest - lowest) / median, added up."""
     exceeds_noise: bool | None
     """None where there is only one repetition on either side: noise is not known then."""
 
@@ -41,10 +39,12 @@ class Change:
 def change(before: Row, after: Row, quantity: Quantity = "p50_ns") -> Change | None:
     """How a row differs from that of another run; None where either has no figure.
 
-    The ratio is that of the medians over the repetitions. It exceeds the noise if no
-    repetition of one run reaches any of the other (the ranges of the repetitions do not
-    overlap), and the ratio is at least 1.1, or at most 1 / 1.1. With two or more
-    repetitions on each side that can be told, otherwise `exceeds_noise` is None.
+    The ratio is that of the medians over the repetitions, and the noise of a run is the
+    spread of its repetitions, (highest - lowest) / median. A change exceeds the noise if
+    no repetition of one run reaches any of the other, and if it is larger than the noise
+    of both runs added up and larger than 10 %; how large it is says the ratio, or its
+    inverse where that is above 1, minus 1. That cannot be told (None) unless both runs
+    have two repetitions at least.
 
     Parameters
     ----------
@@ -58,12 +58,13 @@ def change(before: Row, after: Row, quantity: Quantity = "p50_ns") -> Change | N
     if not old or not new:
         return None
     first, second = statistics.median(old), statistics.median(new)
-    low, high = min(new) / max(old), max(new) / min(old)
+    noise = (max(old) - min(old)) / first + (max(new) - min(new)) / second
     ratio = second / first
     exceeds: bool | None = None
     if len(old) > 1 and len(new) > 1:
-        exceeds = not low <= 1 <= high and max(ratio, 1 / ratio) >= MARGIN
-    return Change(first, second, ratio, low, high, exceeds)
+        apart = min(new) > max(old) or max(new) < min(old)
+        exceeds = apart and max(ratio, 1 / ratio) - 1 > max(noise, MARGIN)
+    return Change(first, second, ratio, noise, exceeds)
 
 
 def changes(

@@ -1,8 +1,10 @@
 """Memory of containers over time: asked for in a thread, while something else goes on.
 
-    with Sampler({name: c.stats for name, c in pod.containers.items()}) as sampler:
-        ...
-    plots.memory(sampler)
+Examples
+--------
+>>> with Sampler({name: c.stats for name, c in pod.containers.items()}) as sampler:
+...     ...
+>>> plots.memory(sampler)
 """
 
 from __future__ import annotations
@@ -89,9 +91,16 @@ class Sampler:
     def _one(self, name: str) -> None:
         try:
             found = self._ask[name]()
-            value = int(getattr(found, "memory", found))
+            value = int(_bytes(found))
         except Exception as error:  # whatever a runtime raises: that container is not there
             self.ended[name] = f"{type(error).__name__}: {error}"
             del self._ask[name]
         else:
             self.samples.append(Sample(time.monotonic() - self._began, name, value))
+
+
+def _bytes(found: Any) -> Any:
+    value = getattr(found, "memory", found)
+    if value is None:
+        raise LookupError("its memory is not known here")
+    return value

@@ -1,12 +1,14 @@
 """What happened when, in several containers: recorded inside of them, put together outside.
 
-    clock = timeline.Recorder("producer")
-    with clock.span("send"):
-        tx.send(array)
-    print(clock.to_json())
-
 Times are of CLOCK_MONOTONIC, which all containers of one machine share unless one of
 them has a time namespace of its own. Nothing but the standard library is imported.
+
+Examples
+--------
+>>> clock = timeline.Recorder("producer")
+>>> with clock.span("send"):
+...     tx.send(array)
+>>> print(clock.to_json())
 """
 
 from __future__ import annotations

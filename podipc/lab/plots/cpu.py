@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from podipc.lab import table
 from podipc.lab.plots import data, style
@@ -30,7 +30,7 @@ def cpu(
     against: Results | None = None,
     methods: Collection[str] | None = None,
     theme: style.ThemeName = "auto",
-    size: tuple[float, float] | None = None,
+    size: style.Size | None = None,
     ax: Axes | None = None,
 ) -> Figure:
     """Seconds of CPU time to move one GB (10⁹ bytes) one way, sending and receiving side.
@@ -58,13 +58,10 @@ def cpu(
         y = row if against is None else row - 0.18
         send, take = (side[method][at] for side in sides)
         sheet.ax.barh(y, send, tall, color=look.colour)
-        sheet.ax.barh(
-            y, take, tall, left=send, facecolor=look.colour + "55", edgecolor=look.colour, hatch="////"
-        )
-        if at in others.get(method, {}):
-            sheet.ax.barh(
-                row + 0.25, others[method][at], 0.3, fill=False, edgecolor=look.colour, linestyle="--"
-            )
+        edge: dict[str, Any] = {"edgecolor": look.colour}
+        sheet.ax.barh(y, take, tall, left=send, facecolor=look.colour + "55", hatch="////", **edge)
+        if (was := others.get(method, {}).get(at)) is not None:
+            sheet.ax.barh(row + 0.25, was, 0.3, fill=False, linestyle="--", **edge)
         sheet.name(_seconds(both[method][at]), look.colour, both[method][at], row, leader=False)
     sheet.method_axis(ordered)
     sheet.ax.set_xlim(left=0)
@@ -74,7 +71,7 @@ def cpu(
 
 
 def _seconds(value: float) -> str:
-    return f"{value:.3g} s" if value >= 0.001 else duration(value * 1e9)
+    return duration(value * 1e9)
 
 
 def _title(both: data.Values, ordered: list[str], at: int) -> str:

@@ -34,7 +34,9 @@ class Field:
     """By at least `table.CLEAR` times over the next that keeps up, or alone."""
 
 
-def fields(results: Results, by: By = "latency", methods: Collection[str] | None = None) -> list[Field]:
+def fields(
+    results: Results, by: By = "latency", methods: Collection[str] | None = None
+) -> list[Field]:
     """The whole map, by the definition of `crossover`; the floor is left out.
 
     Raises ValueError for a method that is not in the results, or a strange `by`.
@@ -73,7 +75,7 @@ def crossover(
     by: By = "latency",
     methods: Collection[str] | None = None,
     theme: style.ThemeName = "auto",
-    size: tuple[float, float] | None = None,
+    size: style.Size | None = None,
     ax: Axes | None = None,
 ) -> Figure:
     """Map of the method that wins at each size and rate.
@@ -83,9 +85,9 @@ def crossover(
     the lowest median round trip (`by` = ``latency``), or with the least CPU time of both
     sides for a tensor (``cpu``). Only sizes that were measured are shown, and nothing is
     interpolated. Latency was measured one tensor at a time and CPU time at full speed,
-    so that a queue that builds up near a method's limit is not in the map. A field is
-    dotted where the winner is less than 1.25 times ahead of the next, and hatched where it
-    is a peer.
+    so that a queue that builds up near a method's limit is not in the map. A field has
+    upright lines where the winner is less than 1.25 times ahead of the next, and slanted
+    ones where it is a peer.
 
     Parameters
     ----------
@@ -97,24 +99,41 @@ def crossover(
     found = fields(results, by, methods)
     if not found:
         raise ValueError("the results have no throughput to draw a map from")
-    sizes = sorted({field.size for field in found})
-    sheet = Sheet(ax, size, theme)
-    top = max(field.high for field in found) * 4
-    _paint(sheet, found, data.kinds(results), sizes, top)
-    sheet.count_axis("y")
-    sheet.ax.set_ylim(FEWEST, top)
-    sheet.ax.set_xlim(-0.5, len(sizes) - 0.5)
-    sheet.ax.set_xticks(range(len(sizes)), [table.size(s) for s in sizes])
-    sheet.ax.grid(False)
-    sheet.axis_labels("size of the tensor (B, KiB, MiB)", "tensors a second (1/s)")
     what = "shortest median round trip" if by == "latency" else "least CPU time a tensor"
     caption = (
         f"Winner: the {what} among the methods whose measured throughput sustains the rate. "
-        "Dotted: less than 1.25 times ahead of the next; hatched: a peer."
+        "Upright lines: less than 1.25 times ahead of the next; slanted ones: a peer."
     )
-    figure = sheet.finish(_title(found, sizes, by), data.caption(results, caption))
-    _write(sheet, found, sizes, top)
-    return figure
+    texts = _title(found, by), data.caption(results, caption)
+    kinds = data.kinds(results)
+    sheet = Sheet(ax, size, theme)
+    if _drawn(sheet, found, kinds, texts, key=False) and ax is None:
+        # A field that is too small for its name: then the colours are named at the right.
+        sheet = Sheet(None, size, theme)
+        _drawn(sheet, found, kinds, texts, key=True)
+    return sheet.figure
+
+
+def _drawn(
+    sheet: Sheet, found: list[Field], kinds: dict[str, str], texts: tuple[str, str], *, key: bool
+) -> bool:
+    """Draw it; whether a method is nowhere named."""
+    from matplotlib.patches import Patch
+
+    sizes = sorted({field.size for field in found})
+    top = max(field.high for field in found) * 4
+    _paint(sheet, found, kinds, sizes, top)
+    sheet.count_axis("y")
+    sheet.ax.set_ylim(FEWEST, top)
+    sheet.ax.set_xlim(-0.5, len(sizes) - 0.5)
+    sheet.ticks([(float(i), table.size(s)) for i, s in enumerate(sizes)])
+    sheet.ax.grid(False)
+    sheet.axis_labels("size of the tensor (B, KiB, MiB)", "tensors a second (1/s)")
+    winners = list(dict.fromkeys(field.method for field in found))
+    if key:
+        sheet.key([Patch(color=style.look(m).colour, label=m) for m in winners])
+    sheet.finish(*texts)
+    return _write(sheet, found, sizes, top) != set(winners)
 
 
 def _paint(
@@ -129,8 +148,8 @@ def _paint(
                 1.0,
                 bottom=field.low,
                 facecolor=style.look(field.method).colour,
-                edgecolor="#ffffff66",
-                hatch=("" if field.clear else "..") + ("//" if kinds[field.method] == "peer" else ""),
+                edgecolor=f"{style.ON_COLOUR}66",
+                hatch="//" * (kinds[field.method] == "peer") + "|" * (not field.clear),
                 linewidth=0,
             )
         sheet.ax.bar(
@@ -172,8 +191,9 @@ def _runs(found: list[Field], sizes: list[int]) -> list[Run]:
     return runs
 
 
-def _write(sheet: Sheet, found: list[Field], sizes: list[int], top: float) -> None:
-    """Names where they fit: across the columns of a run, or upright within one of them."""
+def _write(sheet: Sheet, found: list[Field], sizes: list[int], top: float) -> set[str]:
+    """Names where they fit: across the columns of a run, or upright within one of them; which."""
+    named = set()
     box = sheet.ax.get_position()
     width, height = sheet.figure.get_size_inches()
     column = box.width * width / len(sizes)
@@ -188,28 +208,28 @@ def _write(sheet: Sheet, found: list[Field], sizes: list[int], top: float) -> No
                     run.method,
                     fontsize=points,
                     fontweight="bold",
-                    color="#ffffff",
+                    color=style.ON_COLOUR,
                     rotation=90 if upright else 0,
                     ha="center",
                     va="center",
                     parse_math=False,
                     gid="name",
                 )
+                named.add(run.method)
                 break
-    highest = [max(f.high for f in found if f.size == s) for s in sizes]
-    number = min(range(len(sizes)), key=lambda i: highest[i])
-    if math.log10(top / highest[number]) * decades > 0.3:
-        sheet.ax.text(
-            min(max(number, 0.6), len(sizes) - 1.6) if len(sizes) > 2 else number,
-            math.sqrt(top * max(highest[max(0, number - 1) :])),
-            "no method keeps up",
-            fontsize=TICK,
-            color=sheet.theme.text,
-            ha="center",
-            va="center",
-            gid="name",
-            bbox={"facecolor": sheet.theme.background, "edgecolor": "none", "pad": 1.5},
-        )
+    sheet.ax.text(
+        0.985,
+        0.955,  # above every field, for the axis goes on to four times the highest rate
+        "no method keeps up",
+        transform=sheet.ax.transAxes,
+        fontsize=TICK,
+        color=sheet.theme.text,
+        ha="right",
+        va="center",
+        gid="name",
+        bbox={"facecolor": sheet.theme.background, "edgecolor": "none", "pad": 1.0},
+    )
+    return named
 
 
 def _fit(
@@ -232,13 +252,13 @@ def _fit(
     return None
 
 
-def _title(found: list[Field], sizes: list[int], by: By) -> str:
-    most = {size: max((f for f in found if f.size == size), key=lambda f: f.high) for size in sizes}
-    best = most[sizes[0]]
+def _title(found: list[Field], by: By) -> str:
+    smallest = min(field.size for field in found)
+    best = max((f for f in found if f.size == smallest), key=lambda f: f.high)
     what = "Fastest" if by == "latency" else "Cheapest in CPU time"
     return (
-        f"{what} that keeps up: at {table.size(sizes[0])} up to {_rate(best.high)} tensors a second, "
-        f"with {best.method}"
+        f"{what} that keeps up: at {table.size(smallest)} up to {_rate(best.high)} tensors a "
+        f"second, with {best.method}"
     )
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Collection, Sequence
-from typing import Any
 
 from podipc.lab import table
 from podipc.lab.results import Results, Row
+from podipc.lab.where import sentence
 
 Of = Callable[[Row], float | None]
 Values = dict[str, dict[int, float]]
@@ -126,7 +126,7 @@ def leaders(values: Values, kinds: dict[str, str], *, lowest: bool) -> list[tupl
 
 
 def told(spans: Sequence[tuple[str, int, int]]) -> str:
-    """shm up to 4 KiB, shm-loan from 256 KiB; of many changes only the ends."""
+    """In words: shm up to 4 KiB, shm-loan from 256 KiB; of many changes only the ends."""
     first, last = spans[0], spans[-1]
     if len(spans) == 1:
         return f"{first[0]} at every size"
@@ -140,35 +140,8 @@ def told(spans: Sequence[tuple[str, int, int]]) -> str:
     return ", ".join(parts)
 
 
-def machine(results: Results) -> str:
-    """Runtime and machine, in one line; what is not known is said to be so."""
-    about = results.about
-    host: dict[str, Any] = _part(about, "host")
-    versions: dict[str, Any] = _part(about, "versions")
-    parts = [
-        f"runtime {about.get('runtime', 'unknown')}",
-        f"{host.get('cpu', 'unknown machine')}"
-        + (f", {host['cpus']} CPUs" if host.get("cpus") else "")
-        + (" (virtual)" if host.get("virtual") else ""),
-    ]
-    if host.get("kernel"):
-        parts.append(f"Linux {host['kernel']} {host.get('arch', '')}".rstrip())
-    if versions.get("python"):
-        parts.append(f"Python {versions['python']}")
-    if isinstance(host.get("load"), int | float):
-        parts.append(f"load {host['load']:.1f} at the start")
-    if about.get("started"):
-        parts.append(str(about["started"]).replace("T", " ").replace("+00:00", " UTC"))
-    return " · ".join(parts)
-
-
 def caption(results: Results, what: str, against: Results | None = None) -> str:
     """Below a figure: what is shown, then where it was measured."""
     if against is None:
-        return f"{what}\n{machine(results)}"
-    return f"{what}\nSolid: {machine(results)}\nDashed, hollow: {machine(against)}"
-
-
-def _part(about: dict[str, Any], name: str) -> dict[str, Any]:
-    found = about.get(name)
-    return found if isinstance(found, dict) else {}
+        return f"{what}\n{sentence(results)}"
+    return f"{what}\nSolid: {sentence(results)}\nDashed, hollow: {sentence(against)}"

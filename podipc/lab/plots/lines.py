@@ -50,11 +50,12 @@ THROUGHPUT = Quantity(
     of=lambda row: row.bytes_per_s,
     text=rate,
     lowest=False,
-    label="throughput, one way (MB/s, GB/s; 1 GB = 10⁹ bytes)",
+    label="throughput, one way (MB/s, GB/s)",
     best="Highest throughput",
     axis=Sheet.rate_axis,
     band=None,
     caption="Many tensors one way, as fast as the receiver takes them; median of the repetitions. "
+    "1 GB is 10⁹ bytes. "
     "A loan is handed over without being copied.",
 )
 
@@ -65,7 +66,7 @@ def latency(
     against: Results | None = None,
     methods: Collection[str] | None = None,
     theme: style.ThemeName = "auto",
-    size: tuple[float, float] | None = None,
+    size: style.Size | None = None,
     ax: Axes | None = None,
 ) -> Figure:
     """Round trip against size: the median as a line, p1 to p99 as a band; both axes logarithmic.
@@ -83,7 +84,7 @@ def latency(
     theme
         ``light``, ``dark``, or ``auto``: transparent, and legible on white and on black.
     size
-        Width and height in inches.
+        Width and height in inches; a height of None is made to fit.
     ax
         Draw into this; the rest of its figure is left alone.
 
@@ -108,20 +109,20 @@ def throughput(
     against: Results | None = None,
     methods: Collection[str] | None = None,
     theme: style.ThemeName = "auto",
-    size: tuple[float, float] | None = None,
+    size: style.Size | None = None,
     ax: Axes | None = None,
 ) -> Figure:
     """Bytes a second one way against size, both axes logarithmic. As `latency` otherwise."""
     return _draw(THROUGHPUT, results, against, methods, theme, size, ax)
 
 
-def _draw(
+def _draw(  # noqa: PLR0917  (those of the two functions above, passed on)
     quantity: Quantity,
     results: Results,
     against: Results | None,
     methods: Collection[str] | None,
     theme: str,
-    size: tuple[float, float] | None,
+    size: style.Size | None,
     ax: Axes | None,
 ) -> Figure:
     values = data.values(results, quantity.of, methods)
@@ -265,7 +266,8 @@ def _title(quantity: Quantity, results: Results, values: data.Values) -> str:
     spans = data.leaders(values, kinds, lowest=quantity.lowest)
     if len(measured) == 1:
         ((method, points),) = measured.items()
-        ends = [f"{quantity.text(points[s])} at {table.size(s)}" for s in (min(points), max(points))]
+        both = min(points), max(points)
+        ends = [f"{quantity.text(points[s])} at {table.size(s)}" for s in both]
         what = "Round trip" if quantity.lowest else "Throughput"
         return f"{what} over {method}: " + " to ".join(dict.fromkeys(ends))
     if len(sizes) == 1 and spans:

@@ -16,11 +16,14 @@ from podipc.lab.plots import style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
 WIDTH, HEIGHT = 7.2, 4.6
-"""Inches, unless the caller says otherwise."""
+"""Inches, unless the caller says otherwise or there is more to show."""
+TALL = 3.0
+"""Height of the axes at least, in inches, where that of the figure is not given."""
+ROW = 0.158
+"""Inches for a line of names."""
 MARGIN = 0.12
 """Inches between the edge and the text."""
 TITLE, LABEL, TICK, CAPTION = 11.5, 9.0, 8.5, 7.5
@@ -59,15 +62,16 @@ class Sheet:
     def __init__(
         self,
         ax: Axes | None,
-        size: tuple[float, float] | None,
+        size: style.Size | None,
         theme: str,
         rows: int = 0,
     ) -> None:
         self.theme = style.theme_of(theme)
         self.own = ax is None
         if ax is None:
-            height = max(HEIGHT, 1.9 + rows * 0.152)
-            figure = style.new_figure(size or (WIDTH, height), self.theme)
+            width, self._height = size or (WIDTH, None)
+            self._tall = max(TALL, 0.35 + rows * ROW)
+            figure = style.new_figure((width, self._height or HEIGHT), self.theme)
             ax = figure.add_axes((0.1, 0.2, 0.6, 0.6))
         else:
             style.require()
@@ -80,7 +84,7 @@ class Sheet:
 
     def _furnish(self) -> None:
         ax, theme = self.ax, self.theme
-        ax.set_facecolor(theme.background)
+        ax.set_facecolor("none")
         ax.spines[["top", "right"]].set_visible(False)
         ax.spines[["left", "bottom"]].set_color(theme.grid)
         ax.tick_params(
@@ -118,11 +122,15 @@ class Sheet:
         self.ax.tick_params(axis="y", length=0)
 
     def size_axis(self, sizes: Iterable[int]) -> None:
-        """Bytes along x, a tick a size, as many of them as there is room for."""
+        """Bytes along x, a tick a size."""
         ordered = sorted(set(sizes))
         self.ax.set_xscale("log", base=2)
         self.ax.set_xlim(ordered[0] / 1.25, ordered[-1] * 1.25)
-        self._x_ticks = [(float(s), table.size(s)) for s in ordered]
+        self.ticks([(float(s), table.size(s)) for s in ordered])
+
+    def ticks(self, places: Sequence[tuple[float, str]]) -> None:
+        """Along x, labelled as far as there is room."""
+        self._x_ticks = list(places)
 
     def time_axis(self, axis: str) -> None:
         """Nanoseconds on a logarithmic axis, `x` or `y`."""
@@ -143,7 +151,8 @@ class Sheet:
         of = self.ax.xaxis if axis == "x" else self.ax.yaxis
         low, high = getattr(self.ax, f"get_{axis}lim")()
         few = math.log10(max(high, 1e-9) / max(low, 1e-9)) < 1.3
-        of.set_major_locator(LogLocator(10, subs=(1, 2, 5) if few else (1,), numticks=12))
+        most = int(self.figure.get_size_inches()[0] / 0.9) if axis == "x" else 12
+        of.set_major_locator(LogLocator(10, subs=(1, 2, 5) if few else (1,), numticks=most))
         of.set_major_formatter(FuncFormatter(lambda value, _: text(value)))
         of.set_minor_formatter(NullFormatter())
 
@@ -158,6 +167,10 @@ class Sheet:
             return self.figure
         width, height = self.figure.get_size_inches()
         room = width - 2 * MARGIN
+        if self._height is None:
+            above, below = self._needs(title, TITLE, room), self._needs(caption, CAPTION, room)
+            height = above + 0.16 + self._tall + 0.5 + below + 0.1
+            self.figure.set_size_inches(width, height)
         top = height - self._block(title, TITLE, room, height - MARGIN, above=True) - 0.16
         bottom = self._block(caption, CAPTION, room, MARGIN, above=False) + 0.1
         right = width - MARGIN - self._beside()
@@ -192,7 +205,7 @@ class Sheet:
         """Write wrapped text from the left margin; how far from the edge it reaches."""
         width, height = self.figure.get_size_inches()
         bold = above
-        lines = wrap(text, room, lambda part: self.inches(part, points, bold)[0])
+        lines = self._lines(text, points, room)
         self.figure.text(
             MARGIN / width,
             y / height,
@@ -207,8 +220,15 @@ class Sheet:
         )
         return MARGIN + len(lines) * points * LINE / 72
 
+    def _lines(self, text: str, points: float, room: float) -> list[str]:
+        return wrap(text, room, lambda part: self.inches(part, points, points == TITLE)[0])
+
+    def _needs(self, text: str, points: float, room: float) -> float:
+        return MARGIN + len(self._lines(text, points, room)) * points * LINE / 72
+
     def _renderer(self) -> Any:
-        return cast("FigureCanvasAgg", self.figure.canvas).get_renderer()
+        canvas: Any = self.figure.canvas  # that of Agg
+        return canvas.get_renderer()
 
     def inches(self, text: str, points: float, bold: bool = False) -> tuple[float, float]:
         """Width and height of a text."""
@@ -226,24 +246,26 @@ class Sheet:
         return box.x0 / dpi, box.y0 / dpi, box.x1 / dpi, box.y1 / dpi
 
     def _thin_ticks(self) -> None:
-        """Label those sizes for which there is room, the smallest and the biggest among them."""
+        """Label those places for which there is room, the first and the last among them."""
         if not self._x_ticks:
             return
         axes = self.ax.get_position().width * self.figure.get_size_inches()[0]
-        low, high = (math.log2(v) for v in self.ax.get_xlim())
+        to_axes = self.ax.transData + self.ax.transAxes.inverted()
         spans = []
         for value, text in self._x_ticks:
-            at = (math.log2(value) - low) / (high - low) * axes
-            half = self.inches(text, TICK)[0] / 2 + 0.04
+            at = to_axes.transform((value, self.ax.get_ylim()[0]))[0] * axes
+            half = self.inches(text, TICK)[0] / 2 + 0.05
             spans.append((at - half, at + half))
         last = len(spans) - 1
-        shown, edge = [], -math.inf
+        shown, edge = set(), -math.inf
         for number, (start, end) in enumerate(spans):
             if start >= edge and (number == last or end <= spans[last][0]):
-                shown.append(number)
+                shown.add(number)
                 edge = end
-        values = [value for value, _ in self._x_ticks]
-        self.ax.set_xticks(values, [t if i in shown else "" for i, (_, t) in enumerate(self._x_ticks)])
+        self.ax.set_xticks(
+            [value for value, _ in self._x_ticks],
+            [text if i in shown else "" for i, (_, text) in enumerate(self._x_ticks)],
+        )
         self.ax.set_xticks([], minor=True)
 
     def _place_names(self) -> None:
@@ -286,9 +308,9 @@ class Sheet:
             place = {
                 "loc": "upper left",
                 "bbox_to_anchor": (1.0, 1.02),
-                "fontsize": TICK,
+                "fontsize": TICK if self.figure.get_size_inches()[0] > 5 else 7,
                 "borderpad": 0.2,
-                "handlelength": 2.6,
+                "handlelength": 2.4,
             }
         return self.ax.legend(
             handles=handles, frameon=False, labelcolor=self.theme.text, **place
@@ -300,7 +322,7 @@ def wrap(text: str, room: float, measure: Callable[[str], float]) -> list[str]:
     lines: list[str] = []
     for paragraph in text.split("\n"):
         line = ""
-        for word in paragraph.split():
+        for word in paragraph.split(" "):
             longer = f"{line} {word}" if line else word
             if line and measure(longer) > room:
                 lines.append(line)

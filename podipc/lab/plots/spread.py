@@ -22,7 +22,7 @@ def distribution(
     against: Results | None = None,
     methods: Collection[str] | None = None,
     theme: style.ThemeName = "auto",
-    size: tuple[float, float] | None = None,
+    size: style.Size | None = None,
     ax: Axes | None = None,
 ) -> Figure:
     """Empirical distribution of warm round trips: the share that took no longer than a time.
@@ -86,7 +86,7 @@ def cold(
     against: Results | None = None,
     methods: Collection[str] | None = None,
     theme: style.ThemeName = "auto",
-    size: tuple[float, float] | None = None,
+    size: style.Size | None = None,
     ax: Axes | None = None,
 ) -> Figure:
     """First round trip of a link, which touches its memory for the first time, and the median.
@@ -107,13 +107,14 @@ def cold(
     sheet = Sheet(ax, size, theme, 2 * len(ordered))
     for row, method in enumerate(ordered):
         look = style.look(method)
-        _pair(sheet, look, row if against is None else row - 0.15, first[method][at], warm[method][at])
+        ends = first[method][at], warm[method][at]
+        _pair(sheet, look, row - 0.15 * (against is not None), ends)
         ratio = first[method][at] / warm[method][at]
         sheet.name(f"{table.times(ratio)}×", look.colour, warm[method][at], row, leader=False)
         if against is not None and (other := _find(against, method, at)) is not None:
             was, then = other.cold_ns, data.median(other)
             if was is not None and then is not None:
-                _pair(sheet, look, row + 0.2, was, then, dash=style.DASHED)
+                _pair(sheet, look, row + 0.2, (was, then), dash=style.DASHED)
     sheet.method_axis(ordered)
     sheet.time_axis("x")
     sheet.axis_labels(f"round trip at {table.size(at)} (ns, µs, ms)", "")
@@ -131,9 +132,9 @@ def cold(
 
 
 def _pair(
-    sheet: Sheet, look: style.Look, y: float, first: float, warm: float, dash: style.Dash = "-"
+    sheet: Sheet, look: style.Look, y: float, ends: tuple[float, float], dash: style.Dash = "-"
 ) -> None:
-    colour = look.colour
+    colour, (first, warm) = look.colour, ends
     sheet.ax.plot([warm, first], [y, y], color=colour, linestyle=dash, linewidth=1.4, alpha=0.6)
     sheet.ax.plot(first, y, color=colour, marker=look.marker, markerfacecolor="none", linestyle="")
     sheet.ax.plot(warm, y, color=colour, marker=look.marker, linestyle="")

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ThemeName = Literal["light", "dark", "auto"]
+Size = tuple[float, float | None]
+"""Inches; a height of None is made to fit what is drawn."""
 Dash = Any
 """Of a line, as matplotlib has it: a name, or an offset and lengths."""
 
@@ -88,6 +90,10 @@ CONTAINER_COLOURS = (BLUE, ORANGE, TEAL, MAGENTA, TAN, VIOLET)
 """Of containers, in the order in which they are met."""
 
 
+ON_COLOUR = "#fefefe"
+"""Of text on the colour of a method, in every theme."""
+
+
 @dataclass(frozen=True)
 class Theme:
     """Colours of all that is not data."""
@@ -125,7 +131,8 @@ def theme_of(name: str) -> Theme:
 def counterparts() -> dict[str, str]:
     """For each colour of the light theme that differs there, the one of the dark theme."""
     light, dark = THEMES["light"], THEMES["dark"]
-    found = {getattr(light, part): getattr(dark, part) for part in ("text", "muted", "grid")}
+    parts = ("text", "muted", "grid", "background")
+    found = {getattr(light, part): getattr(dark, part) for part in parts}
     colours = {look.colour for look in LOOKS.values()} | set(CONTAINER_COLOURS) | set(_SPARE)
     return found | {light.ink(c): dark.ink(c) for c in sorted(colours)}
 

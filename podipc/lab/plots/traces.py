@@ -6,11 +6,12 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from podipc.lab import table
-from podipc.lab.plots import data, style
+from podipc.lab.plots import style
 from podipc.lab.plots.sheet import Sheet, duration
 from podipc.lab.results import Results
 from podipc.lab.sampler import Sample, Sampler
 from podipc.lab.timeline import Event, in_order
+from podipc.lab.where import sentence
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,7 +27,7 @@ def timeline(
     about: Results | str = "",
     title: str | None = None,
     theme: style.ThemeName = "auto",
-    size: tuple[float, float] | None = None,
+    size: style.Size | None = None,
     ax: Axes | None = None,
 ) -> Figure:
     """Gantt chart of one exchange across containers: a row an event, in the order of their starts.
@@ -92,7 +93,7 @@ def memory(
     about: Results | str = "",
     title: str | None = None,
     theme: style.ThemeName = "auto",
-    size: tuple[float, float] | None = None,
+    size: style.Size | None = None,
     ax: Axes | None = None,
 ) -> Figure:
     """Memory of each container over time, a line a container.
@@ -143,5 +144,5 @@ def _unit(ns: float) -> tuple[str, float]:
 
 
 def _below(what: str, about: Results | str) -> str:
-    where = data.machine(about) if isinstance(about, Results) else about
+    where = sentence(about) if isinstance(about, Results) else about
     return f"{what}\n{where}".rstrip()
