@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 import podipc
 from podipc.console import EXIT_CODES, FAILED, INTERRUPTED, OK, TERMINATED, USAGE, Usage
 from podipc.lab import command as lab_command
+from podipc.lab import plot as plot_command
 from podipc.pod import command as pod_command
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"podipc {podipc.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     lab_command.add(commands)
+    plot_command.add(commands)
     _add_ls(commands)
     _add_rm(commands)
     pod_command.add(commands)

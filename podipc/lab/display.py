@@ -5,7 +5,7 @@ from __future__ import annotations
 import html as escaping
 from collections.abc import Sequence
 
-from podipc.lab import table
+from podipc.lab import spoken, table
 from podipc.lab.results import Results, Row
 from podipc.lab.where import sentence
 
@@ -58,11 +58,18 @@ def cells(row: Row, rows: Sequence[Row]) -> tuple[str, ...]:
     return (
         name,
         row.method,
-        table.duration(median),
-        "" if p99 is None else table.duration(p99),
-        "" if rate is None else f"{table.rate(rate)}B/s",
-        "" if (ratio := to_fastest(row, rows)) is None else f"{ratio:.2f}",
+        spoken.duration(median),
+        "" if p99 is None else spoken.duration(p99),
+        "" if rate is None else spoken.rate(rate),
+        times(to_fastest(row, rows)),
     )
+
+
+def times(ratio: float | None) -> str:
+    """How many times: 1.23, 230, 1,200."""
+    if ratio is None:
+        return ""
+    return f"{ratio:,.0f}" if ratio > 99.5 else f"{ratio:.2f}"
 
 
 def to_fastest(row: Row, rows: Sequence[Row]) -> float | None:

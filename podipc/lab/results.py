@@ -261,7 +261,24 @@ class Results:
             found = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise ResultsError(f"not JSON: {error}") from error
-        return from_plain(found)
+        return cls.from_object(found)
+
+    @classmethod
+    def from_object(cls, found: Any) -> Results:
+        """As `from_json`, of what JSON has been read to. Raises `ResultsError`."""
+        if not isinstance(found, dict) or found.get("format") != FORMAT:
+            raise ResultsError(f'not saved by podipc: "format" is not "{FORMAT}"')
+        if found.get("version") != VERSION:
+            raise ResultsError(
+                f"saved in version {found.get('version')}; this podipc reads version {VERSION}"
+            )
+        try:
+            rows, about = found["rows"], found["about"]
+            if not isinstance(about, dict) or not isinstance(rows, list):
+                raise TypeError('"about" or "rows" is of another type')
+            return cls(about, [_row(row) for row in rows])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ResultsError(f"a row does not have the fields of one: {error}") from error
 
     def to_csv(self) -> str:
         """The flat table as CSV, one line a row, with a line of headings."""
@@ -271,23 +288,6 @@ class Results:
 
 
 # Reading checks everything, for a file may come from anywhere.
-
-
-def from_plain(found: Any) -> Results:
-    """Results of what was JSON, or was made of it. Raises `ResultsError`."""
-    if not isinstance(found, dict) or found.get("format") != FORMAT:
-        raise ResultsError(f'not saved by podipc: "format" is not "{FORMAT}"')
-    if found.get("version") != VERSION:
-        raise ResultsError(
-            f"saved in version {found.get('version')}; this podipc reads version {VERSION}"
-        )
-    try:
-        rows, about = found["rows"], found["about"]
-        if not isinstance(about, dict) or not isinstance(rows, list):
-            raise TypeError('"about" or "rows" is of another type')
-        return Results(about, [_row(row) for row in rows])
-    except (KeyError, TypeError, ValueError) as error:
-        raise ResultsError(f"a row does not have the fields of one: {error}") from error
 
 
 def _row(found: dict[str, Any]) -> Row:

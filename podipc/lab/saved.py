@@ -13,15 +13,7 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from podipc.lab.results import (
-    COLUMNS,
-    FORMAT,
-    LARGEST,
-    VERSION,
-    Results,
-    ResultsError,
-    from_plain,
-)
+from podipc.lab.results import COLUMNS, FORMAT, LARGEST, VERSION, Results, ResultsError
 
 DETAILS = "details"
 
@@ -51,7 +43,7 @@ def _from_details(column: Sequence[object]) -> Results:
     try:
         found = [json.loads(str(text)) for text in column]
         plain = {key: found[0].get(key) for key in ("format", "version", "about")}
-        return from_plain({**plain, "rows": [details["row"] for details in found]})
+        return Results.from_object({**plain, "rows": [details["row"] for details in found]})
     except (ValueError, RecursionError, LookupError, TypeError, AttributeError) as error:
         if isinstance(error, ResultsError):
             raise

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from podipc.lab import table
 from podipc.lab.plots import data, style
-from podipc.lab.plots.sheet import Sheet, duration
+from podipc.lab.plots.sheet import Sheet
 from podipc.lab.results import Results, Row
+from podipc.lab.spoken import duration
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -59,7 +60,7 @@ def cpu(
         send, take = (side[method][at] for side in sides)
         sheet.ax.barh(y, send, tall, color=look.colour)
         edge: dict[str, Any] = {"edgecolor": look.colour}
-        sheet.ax.barh(y, take, tall, left=send, facecolor=look.colour + "55", hatch="////", **edge)
+        sheet.ax.barh(y, take, tall, left=send, facecolor="none", hatch="////", **edge)
         if (was := others.get(method, {}).get(at)) is not None:
             sheet.ax.barh(row + 0.25, was, 0.3, fill=False, linestyle="--", **edge)
         sheet.name(_seconds(both[method][at]), look.colour, both[method][at], row, leader=False)

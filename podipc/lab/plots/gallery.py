@@ -41,13 +41,13 @@ class Kind:
 KINDS = {
     kind.name: kind
     for kind in (
+        Kind("changes", "What changed?", changes, needs_two=True),
         Kind("latency", "How long is a round trip?", latency),
         Kind("throughput", "How much goes one way?", throughput),
         Kind("crossover", "Which method, at which size and rate?", crossover, two=False),
         Kind("distribution", "How even are the round trips?", distribution),
         Kind("cold", "What does the first one cost?", cold),
         Kind("cpu", "How much CPU time does a gigabyte take?", cpu),
-        Kind("changes", "What changed?", changes, needs_two=True),
     )
 }
 
@@ -73,16 +73,18 @@ def draw(
     return kind.draw(results, **more)
 
 
-def drawable(results: Results, against: Results | None = None) -> Iterator[Kind]:
-    """Those figures for which the results have what they show."""
+def drawable(
+    results: Results, against: Results | None = None
+) -> Iterator[tuple[Kind, Figure]]:
+    """Those figures for which the results have what they show, in the light theme."""
     for kind in KINDS.values():
         if against is None and kind.needs_two:
             continue
         try:
-            draw(kind.name, results, against=against)
-        except ValueError:
+            figure = draw(kind.name, results, against=against, theme="light")
+        except ValueError:  # nothing of that kind was measured
             continue
-        yield kind
+        yield kind, figure
 
 
 def title_of(figure: Figure) -> str:
@@ -90,10 +92,18 @@ def title_of(figure: Figure) -> str:
     return " ".join(t.get_text() for t in figure.texts if t.get_gid() == "title").replace("\n", " ")
 
 
-def save(figure: Figure, path: Path | str) -> None:
+def save(figure: Figure, path: Path | str, *, follow: bool = False) -> None:
     """Write a figure, as its suffix says: .svg, .png or .pdf; whole or not at all.
 
-    An SVG of a figure in the light theme is dark for readers who prefer that.
+    Parameters
+    ----------
+    figure
+        One of this package.
+    path
+        Where to.
+    follow
+        Of an SVG in the light theme: leave the background out, and be dark for readers who
+        prefer that.
 
     Raises
     ------
@@ -106,8 +116,9 @@ def save(figure: Figure, path: Path | str) -> None:
     if path.suffix not in FORMATS:
         raise ValueError(f"{path}: a figure is saved as {', '.join(FORMATS)}")
     if path.suffix == ".svg":
-        drawn = svg.drawing(figure, path.stem, title_of(figure))
-        files.write(path, svg.document(drawn).encode())
+        background = "none" if follow else style.background_of(figure)
+        drawn = svg.drawing(figure, path.stem, title_of(figure), background)
+        files.write(path, svg.document(drawn, follow).encode())
         return
     out = io.BytesIO()
     named = {"Software": f"podipc {podipc.__version__}"}

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from podipc.lab import table
 from podipc.lab.methods import SIZELESS
 from podipc.lab.plots import data, style
-from podipc.lab.plots.sheet import Sheet, duration, rate
+from podipc.lab.plots.sheet import Sheet
 from podipc.lab.results import Results
+from podipc.lab.spoken import duration, rate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,11 +7,12 @@ whatever the size of the figure.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from podipc.lab import table
+from podipc.lab import spoken, table
 from podipc.lab.plots import style
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ LEADER = {
     "relpos": (0, 0.5),
 }
 """From the end of a line to its name."""
+_UNIT = re.compile(r"(?<=\d) (?=(?:ns|µs|ms|s|[KMG]?i?B|[kMG]?B/s|CPUs)\b)")
+"""Before a unit no line is broken."""
 LINE = 1.3
 """Height of a line of text, in its points."""
 
@@ -125,7 +128,8 @@ class Sheet:
         """Bytes along x, a tick a size."""
         ordered = sorted(set(sizes))
         self.ax.set_xscale("log", base=2)
-        self.ax.set_xlim(ordered[0] / 1.25, ordered[-1] * 1.25)
+        beyond = max(1.02, (ordered[-1] / max(1, ordered[0])) ** 0.025)
+        self.ax.set_xlim(ordered[0] / beyond, ordered[-1] * beyond)
         self.ticks([(float(s), table.size(s)) for s in ordered])
 
     def ticks(self, places: Sequence[tuple[float, str]]) -> None:
@@ -134,15 +138,15 @@ class Sheet:
 
     def time_axis(self, axis: str) -> None:
         """Nanoseconds on a logarithmic axis, `x` or `y`."""
-        self._log_axis(axis, spoken_time)
+        self._log_axis(axis, spoken.time_tick)
 
     def rate_axis(self, axis: str) -> None:
         """Bytes a second on a logarithmic axis, `x` or `y`."""
-        self._log_axis(axis, spoken_rate)
+        self._log_axis(axis, spoken.rate_tick)
 
     def count_axis(self, axis: str) -> None:
         """A number on a logarithmic axis, `x` or `y`."""
-        self._log_axis(axis, count)
+        self._log_axis(axis, spoken.count_tick)
 
     def _log_axis(self, axis: str, text: Callable[[float], str]) -> None:
         from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
@@ -150,9 +154,10 @@ class Sheet:
         getattr(self.ax, f"set_{axis}scale")("log")
         of = self.ax.xaxis if axis == "x" else self.ax.yaxis
         low, high = getattr(self.ax, f"get_{axis}lim")()
-        few = math.log10(max(high, 1e-9) / max(low, 1e-9)) < 1.3
+        decades = math.log10(max(high, 1e-9) / max(low, 1e-9))
+        subs = (1, 2, 5) if decades < 1.2 else (1, 3) if decades < 2.2 else (1,)
         most = int(self.figure.get_size_inches()[0] / 0.9) if axis == "x" else 12
-        of.set_major_locator(LogLocator(10, subs=(1, 2, 5) if few else (1,), numticks=most))
+        of.set_major_locator(LogLocator(10, subs=subs, numticks=most))
         of.set_major_formatter(FuncFormatter(lambda value, _: text(value)))
         of.set_minor_formatter(NullFormatter())
 
@@ -165,6 +170,7 @@ class Sheet:
             self._thin_ticks()
             self._legend()
             return self.figure
+        title, caption = (_UNIT.sub("\u00a0", text) for text in (title, caption))
         width, height = self.figure.get_size_inches()
         room = width - 2 * MARGIN
         if self._height is None:
@@ -221,7 +227,8 @@ class Sheet:
         return MARGIN + len(lines) * points * LINE / 72
 
     def _lines(self, text: str, points: float, room: float) -> list[str]:
-        return wrap(text, room, lambda part: self.inches(part, points, points == TITLE)[0])
+        # A little narrower than it is: other programs set the text of an SVG a little wider.
+        return wrap(text, 0.97 * room, lambda part: self.inches(part, points, points == TITLE)[0])
 
     def _needs(self, text: str, points: float, room: float) -> float:
         return MARGIN + len(self._lines(text, points, room)) * points * LINE / 72
@@ -345,42 +352,3 @@ def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list
     starts = [total / members for total, members in groups for _ in range(members)]
     top = high - (len(wanted) - 1) * gap
     return [min(max(start, low), max(top, low)) + i * gap for i, start in enumerate(starts)]
-
-
-def spoken_time(ns: float) -> str:
-    """10 µs, 1 ms; for ticks."""
-    for unit, scale in (("ns", 1.0), ("µs", 1e3), ("ms", 1e6)):
-        if ns < scale * 999.5:
-            return f"{ns / scale:g} {unit}"
-    return f"{ns / 1e9:g} s"
-
-
-def spoken_rate(bytes_per_s: float) -> str:
-    """100 MB/s, 1 GB/s; for ticks. Powers of ten."""
-    for unit, scale in (("B/s", 1.0), ("kB/s", 1e3), ("MB/s", 1e6), ("GB/s", 1e9)):
-        if bytes_per_s < scale * 999.5:
-            return f"{bytes_per_s / scale:g} {unit}"
-    return f"{bytes_per_s / 1e12:g} TB/s"
-
-
-def duration(ns: float) -> str:
-    """870 ns, 1.23 µs."""
-    return _spaced(table.duration(ns))
-
-
-def rate(bytes_per_s: float) -> str:
-    """870 kB/s, 1.23 GB/s."""
-    return _spaced(table.rate(bytes_per_s)).replace("K", "k") + "B/s"
-
-
-def count(value: float) -> str:
-    """10, 1 k, 100 k, 1 M; for ticks."""
-    for unit, scale in (("", 1.0), (" k", 1e3), (" M", 1e6)):
-        if value < scale * 999.5:
-            return f"{value / scale:g}{unit}"
-    return f"{value / 1e9:g} G"
-
-
-def _spaced(text: str) -> str:
-    number = text.rstrip("nµmsKMGT")
-    return f"{number} {text[len(number):]}"

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from podipc.lab import table
 from podipc.lab.plots import data, style
-from podipc.lab.plots.sheet import Sheet, duration
+from podipc.lab.plots.sheet import Sheet
 from podipc.lab.results import PERCENTILES, Results, Row
+from podipc.lab.spoken import duration
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

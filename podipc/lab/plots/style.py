@@ -162,3 +162,11 @@ def new_figure(size: tuple[float, float], theme: Theme) -> Figure:
     figure = Shown(figsize=size, dpi=100, facecolor=theme.background, edgecolor="none")
     FigureCanvasAgg(figure)
     return figure
+
+
+def background_of(figure: Figure) -> str:
+    """A colour, or ``none``."""
+    from matplotlib.colors import to_hex
+
+    red, green, blue, alpha = figure.get_facecolor()
+    return to_hex((red, green, blue)) if alpha else "none"

@@ -34,8 +34,8 @@ class Drawing:
     """By class."""
 
 
-def drawing(figure: Figure, name: str, text: str) -> Drawing:
-    """Of a figure in the light theme.
+def drawing(figure: Figure, name: str, text: str, background: str = "none") -> Drawing:
+    """Of a figure.
 
     Parameters
     ----------
@@ -43,12 +43,14 @@ def drawing(figure: Figure, name: str, text: str) -> Drawing:
         Begins every id, so that several drawings may be on one page.
     text
         What the figure shows, for those who do not see it.
+    background
+        A colour; ``none`` where it is to be that of the page.
     """
     import matplotlib
 
     out = io.BytesIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
-        figure.savefig(out, format="svg", facecolor="none", metadata={"Date": None})
+        figure.savefig(out, format="svg", facecolor=background, metadata={"Date": None})
     ET.register_namespace("", SVG)
     ET.register_namespace("xlink", XLINK)
     root = ET.fromstring(out.getvalue())  # what matplotlib has just written
@@ -65,8 +67,8 @@ def drawing(figure: Figure, name: str, text: str) -> Drawing:
     return Drawing(ET.tostring(root, encoding="unicode"), rules)
 
 
-def css(rules: dict[str, str]) -> str:
-    """A style sheet of rules, with those for dark."""
+def css(rules: dict[str, str], follow: bool = True) -> str:
+    """A style sheet of rules; those of the light theme are to `follow` what readers prefer."""
     dark = style.counterparts()
     plain, other = [], []
     for name, rule in sorted(rules.items()):
@@ -78,18 +80,19 @@ def css(rules: dict[str, str]) -> str:
         ]
         if changed:
             other.append(f".{name}{{{';'.join(changed)}}}")
-    head = f"svg text{{font-family:{FONTS}}}svg *{{stroke-linejoin:round;stroke-linecap:butt}}\n"
-    return head + "\n".join(
-        [*plain, "@media (prefers-color-scheme: dark){", *other, "}", ""]
-    )
+    head = f"svg text{{font-family:{FONTS};text-rendering:geometricPrecision}}\n"
+    head += "svg *{stroke-linejoin:round;stroke-linecap:butt}\n"
+    if follow:
+        plain += ["@media (prefers-color-scheme: dark){", *other, "}"]
+    return head + "\n".join([*plain, ""])
 
 
-def document(drawn: Drawing) -> str:
+def document(drawn: Drawing, follow: bool) -> str:
     """A file of its own."""
     head, end, rest = drawn.element.partition(">")
     return (
         f'<?xml version="1.0" encoding="utf-8"?>\n<!-- podipc {podipc.__version__} -->\n'
-        f"{head}{end}<style>{css(drawn.rules)}</style>{rest}\n"
+        f"{head}{end}<style>{css(drawn.rules, follow)}</style>{rest}\n"
     )
 
 

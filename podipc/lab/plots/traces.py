@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from podipc.lab import table
 from podipc.lab.plots import style
-from podipc.lab.plots.sheet import Sheet, duration
+from podipc.lab.plots.sheet import Sheet
 from podipc.lab.results import Results
 from podipc.lab.sampler import Sample, Sampler
+from podipc.lab.spoken import duration
 from podipc.lab.timeline import Event, in_order
 from podipc.lab.where import sentence
 
@@ -69,7 +70,7 @@ def timeline(
             max(long, least),
             0.62,
             left=start,
-            facecolor=colour if place % 2 == 0 else colour + "66",
+            facecolor=colour if place % 2 == 0 else "none",
             edgecolor=colour,
             hatch="" if place % 2 == 0 else "////",
         )
