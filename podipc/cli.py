@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 import podipc
 from podipc.console import EXIT_CODES, FAILED, INTERRUPTED, OK, TERMINATED, USAGE, Usage
 from podipc.lab import command as lab_command
-from podipc.lab import plot as plot_command
+from podipc.lab import plot_command
 from podipc.pod import command as pod_command
 
 if TYPE_CHECKING:

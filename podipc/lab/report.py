@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,8 +40,11 @@ def check(directory: Path) -> None:
         there = there.parent
     if not there.is_dir():
         raise ReportError(f"{there} is not a directory")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise ReportError(f"{there} may not be written to")
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise ReportError(f"{there} cannot be written to: {error.strerror}") from error
     strange = [path.name for path in _taken(directory) if not _ours(path)]
     if strange:
         raise ReportError(

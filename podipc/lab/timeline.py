@@ -87,7 +87,7 @@ def from_json(*texts: str) -> list[Event]:
     for text in texts:
         try:
             found = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise TimelineError(f"not JSON: {error}") from error
         if not isinstance(found, list) or len(found) > MOST:
             raise TimelineError(f"not a list of at most {MOST} events")

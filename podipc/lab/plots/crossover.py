@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from podipc.lab import table
 from podipc.lab.plots import data, style
-from podipc.lab.plots.sheet import TICK, Sheet
+from podipc.lab.plots.sheet import TICK, Sheet, inches, short
 from podipc.lab.results import Results, Row
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def _drawn(
     sheet.axis_labels("size of the tensor (B, KiB, MiB)", "tensors a second (1/s)")
     winners = list(dict.fromkeys(field.method for field in found))
     if key:
-        sheet.key([Patch(color=style.look(m).colour, label=m) for m in winners])
+        sheet.key([Patch(color=style.look(m).colour, label=short(m)) for m in winners])
     sheet.finish(*texts)
     return _write(sheet, found, sizes, top) != set(winners)
 
@@ -200,12 +200,12 @@ def _write(sheet: Sheet, found: list[Field], sizes: list[int], top: float) -> se
     decades = box.height * height / math.log10(top / FEWEST)
     for run in _runs(found, sizes):
         for points in (TICK + 1, TICK, 7.0, 6.0):
-            if place := _fit(sheet, run, points, column, decades):
+            if place := _fit(run, points, column, decades):
                 x, y, upright = place
                 sheet.ax.text(
                     x,
                     y,
-                    run.method,
+                    short(run.method),
                     fontsize=points,
                     fontweight="bold",
                     color=style.ON_COLOUR,
@@ -233,10 +233,10 @@ def _write(sheet: Sheet, found: list[Field], sizes: list[int], top: float) -> se
 
 
 def _fit(
-    sheet: Sheet, run: Run, points: float, column: float, decades: float
+    run: Run, points: float, column: float, decades: float
 ) -> tuple[float, float, bool] | None:
     """Middle of a name in a run, and whether it stands upright; None where it does not fit."""
-    wide, tall = sheet.inches(run.method, points, bold=True)
+    wide, tall = inches(short(run.method), points, bold=True)
     wide, tall = wide + 0.08, tall + 0.06
     low, high = max(f.low for f in run.fields), min(f.high for f in run.fields)
     room = math.log10(high / low) * decades if high > low else 0.0

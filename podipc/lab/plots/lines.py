@@ -168,7 +168,7 @@ def _lines(
                 [low[method][s] for s in points],
                 [high[method][s] for s in points],
                 facecolor=look.colour,
-                alpha=0.18 if len(banded) <= 4 else 0.1,
+                alpha=0.18 if len(banded) <= 4 else 0.08,
                 linewidth=0,
             )
         _line(sheet, method, points, sizes, look.dash, hollow=look.hollow)

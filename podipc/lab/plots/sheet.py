@@ -6,6 +6,7 @@ whatever the size of the figure.
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -25,6 +26,10 @@ TALL = 3.0
 """Height of the axes at least, in inches, where that of the figure is not given."""
 ROW = 0.158
 """Inches for a line of names."""
+LONGEST = 18
+"""Characters of a name in a figure; those of podipc are shorter."""
+WIDER = 1.03
+"""How much wider other programs may set the text of an SVG."""
 MARGIN = 0.12
 """Inches between the edge and the text."""
 TITLE, LABEL, TICK, CAPTION = 11.5, 9.0, 8.5, 7.5
@@ -111,15 +116,15 @@ class Sheet:
 
         A thin line leads to it, unless there is to be none.
         """
-        self.ends.append(End(text, self.theme.ink(colour), x, y, leader))
+        self.ends.append(End(short(text), self.theme.ink(colour), x, y, leader))
 
     def key(self, handles: Sequence[Any]) -> None:
         """List lines at the right, where their ends cannot be named; in this order."""
         self._key = list(handles)
 
-    def method_axis(self, names: Sequence[str]) -> None:
-        """Methods along y, the first at the top."""
-        self.ax.set_yticks(range(len(names)), names)
+    def method_axis(self, names: Sequence[str], most: int = LONGEST) -> None:
+        """Methods, or whatever else has a row, along y, the first at the top."""
+        self.ax.set_yticks(range(len(names)), [short(name, most) for name in names])
         self.ax.set_ylim(len(names) - 0.5, -0.5)
         self.ax.grid(False, axis="y")
         self.ax.tick_params(axis="y", length=0)
@@ -199,7 +204,7 @@ class Sheet:
         if not self.ends:
             return 0.25  # half of the last tick's label
         leader = 0.34 if any(end.leader for end in self.ends) else 0.14
-        return max(self.inches(end.text, LABEL)[0] for end in self.ends) + leader
+        return WIDER * max(inches(end.text, LABEL)[0] for end in self.ends) + leader
 
     def _place_axes(self, left: float, base: float, right: float, top: float) -> None:
         width, height = self.figure.get_size_inches()
@@ -227,8 +232,7 @@ class Sheet:
         return MARGIN + len(lines) * points * LINE / 72
 
     def _lines(self, text: str, points: float, room: float) -> list[str]:
-        # A little narrower than it is: other programs set the text of an SVG a little wider.
-        return wrap(text, 0.97 * room, lambda part: self.inches(part, points, points == TITLE)[0])
+        return wrap(text, room, lambda part: WIDER * inches(part, points, points == TITLE)[0])
 
     def _needs(self, text: str, points: float, room: float) -> float:
         return MARGIN + len(self._lines(text, points, room)) * points * LINE / 72
@@ -236,14 +240,6 @@ class Sheet:
     def _renderer(self) -> Any:
         canvas: Any = self.figure.canvas  # that of Agg
         return canvas.get_renderer()
-
-    def inches(self, text: str, points: float, bold: bool = False) -> tuple[float, float]:
-        """Width and height of a text."""
-        from matplotlib.font_manager import FontProperties
-
-        prop = FontProperties(size=points, weight="bold" if bold else "normal")
-        width, height, _ = self._renderer().get_text_width_height_descent(text, prop, False)
-        return width / self.figure.dpi, height / self.figure.dpi
 
     def _tight(self) -> tuple[float, float, float, float]:
         """What the axes with its ticks and labels covers, in inches."""
@@ -261,7 +257,7 @@ class Sheet:
         spans = []
         for value, text in self._x_ticks:
             at = to_axes.transform((value, self.ax.get_ylim()[0]))[0] * axes
-            half = self.inches(text, TICK)[0] / 2 + 0.05
+            half = inches(text, TICK)[0] / 2 + 0.05
             spans.append((at - half, at + half))
         last = len(spans) - 1
         shown, edge = set(), -math.inf
@@ -324,20 +320,40 @@ class Sheet:
         )
 
 
+@functools.lru_cache(8192)
+def inches(text: str, points: float, bold: bool = False) -> tuple[float, float]:
+    """Width and height of a text in matplotlib's own font."""
+    from matplotlib.backends import backend_agg
+    from matplotlib.font_manager import FontProperties
+
+    prop = FontProperties(size=points, weight="bold" if bold else "normal")
+    agg: Any = backend_agg  # a part of it that has no types
+    renderer = agg.RendererAgg(8, 8, 144)
+    width, height, _ = renderer.get_text_width_height_descent(text, prop, False)
+    return width / 144, height / 144
+
+
 def wrap(text: str, room: float, measure: Callable[[str], float]) -> list[str]:
     """Break text into lines that are no wider than `room`, a paragraph a line at least."""
     lines: list[str] = []
+    space = measure("a b") - measure("ab")
     for paragraph in text.split("\n"):
-        line = ""
+        line: list[str] = []
+        width = 0.0
         for word in paragraph.split(" "):
-            longer = f"{line} {word}" if line else word
-            if line and measure(longer) > room:
-                lines.append(line)
-                line = word
-            else:
-                line = longer
-        lines.append(line)
+            wide = measure(word)
+            if line and width + space + wide > room:
+                lines.append(" ".join(line))
+                line, width = [], 0.0
+            width += wide + (space if line else 0.0)
+            line.append(word)
+        lines.append(" ".join(line))
     return lines
+
+
+def short(text: str, most: int = LONGEST) -> str:
+    """A name of somebody else's, so that it leaves room for the figure."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:

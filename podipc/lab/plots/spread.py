@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from podipc.lab import table
 from podipc.lab.plots import data, style
-from podipc.lab.plots.sheet import Sheet
+from podipc.lab.plots.sheet import Sheet, short
 from podipc.lab.results import PERCENTILES, Results, Row
 from podipc.lab.spoken import duration
 
@@ -55,7 +55,7 @@ def distribution(
             markersize=5,
             markerfacecolor=look.face,
             markevery=[PERCENTILES.index(50), PERCENTILES.index(99)],
-            label=method,
+            label=short(method),
         )
         handles.append(line)
         if against is not None and (other := _find(against, method, at)) is not None:

@@ -26,7 +26,7 @@ DASHED: Dash = (0, (5, 2))
 SHORT: Dash = (0, (3, 1.5, 1, 1.5))
 DOTTED: Dash = (0, (1, 1.6))
 
-BLUE, ORANGE, PERIWINKLE, RED, TEAL = "#0d7dce", "#ef6a0f", "#818aff", "#db000c", "#027c82"
+BLUE, ORANGE, PERIWINKLE, RED, TEAL = "#0d7dce", "#ef6a0f", "#7f88fe", "#db000c", "#027c82"
 VIOLET, TAN, BROWN, MAGENTA, GREY = "#802bff", "#ac8a72", "#7e6549", "#e41da3", "#808080"
 
 
@@ -166,7 +166,7 @@ def new_figure(size: tuple[float, float], theme: Theme) -> Figure:
 
 def background_of(figure: Figure) -> str:
     """A colour, or ``none``."""
-    from matplotlib.colors import to_hex
+    from matplotlib.colors import to_hex, to_rgba
 
-    red, green, blue, alpha = figure.get_facecolor()
-    return to_hex((red, green, blue)) if alpha else "none"
+    colour = to_rgba(figure.get_facecolor())
+    return to_hex(colour) if colour[3] else "none"

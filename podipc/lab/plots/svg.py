@@ -58,7 +58,11 @@ def drawing(figure: Figure, name: str, text: str, background: str = "none") -> D
         if child.tag == f"{{{SVG}}}metadata" or child.find(f"{{{SVG}}}style") is not None:
             root.remove(child)
     rules: dict[str, str] = {}
+    needed = set(_REFERENCE.findall(out.getvalue().decode()))
+    needed |= {e.get(f"{{{XLINK}}}href", "")[1:] for e in root.iter()}
     for element in root.iter():
+        if element.get("id") not in needed:
+            element.attrib.pop("id", None)
         _attributes(element, name, rules)
     root.set("role", "img")
     root.set("aria-label", text)

@@ -76,7 +76,7 @@ def timeline(
         )
         took = duration(event.end_ns - event.start_ns)
         sheet.name(took, colour, start + long, row, leader=False)
-    sheet.method_axis([f"{event.container}: {event.label}" for event in ordered])
+    sheet.method_axis([f"{event.container}: {event.label}" for event in ordered], most=32)
     for tick, event in zip(sheet.ax.get_yticklabels(), ordered, strict=True):
         place = containers.index(event.container)
         colour = style.CONTAINER_COLOURS[place % len(style.CONTAINER_COLOURS)]
