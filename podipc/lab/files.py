@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
+import secrets
 from pathlib import Path
 
 
@@ -17,23 +17,15 @@ def write(path: Path, data: bytes) -> None:
         path.write_bytes(data)
         return
     path = path.resolve()  # a link keeps pointing at what it points at
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    made = path.with_name(f".podipc-{secrets.token_hex(8)}")
+    handle = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
         with open(handle, "wb") as file:
             file.write(data)
-            os.fchmod(file.fileno(), _mode(path))
-        os.replace(name, path)
+            with contextlib.suppress(FileNotFoundError):
+                os.fchmod(file.fileno(), path.stat().st_mode & 0o7777)
+        os.replace(made, path)
     except BaseException:
         with contextlib.suppress(OSError):
-            os.unlink(name)
+            os.unlink(made)
         raise
-
-
-def _mode(path: Path) -> int:
-    """That of the file that is there, else what a new one would get."""
-    try:
-        return path.stat().st_mode & 0o7777
-    except OSError:
-        mask = os.umask(0o077)
-        os.umask(mask)
-        return 0o666 & ~mask

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -294,9 +293,10 @@ def _row(found: dict[str, Any]) -> Row:
     repetitions = [Repetition(**r) for r in found["repetitions"]]
     row = Row(**(found | {"repetitions": repetitions}))
     for r in repetitions:
-        _numbers(r, ("n", "p50_ns", "p99_ns", "sent", "ask_cpu_ns", "answer_cpu_ns"))
+        _numbers(r, ("n", "sent"), whole=True)
+        _numbers(r, ("p50_ns", "p99_ns", "ask_cpu_ns", "answer_cpu_ns"))
         _numbers(r, ("cold_ns", "bytes_per_s"), or_none=True)
-    _numbers(row, ("size", "checked_whole", "checked_sampled"))
+    _numbers(row, ("size", "checked_whole", "checked_sampled"), whole=True)
     for name in ("method", "kind"):
         if not isinstance(getattr(row, name), str):
             raise TypeError(f"{name} is not a text")
@@ -312,18 +312,19 @@ def _row(found: dict[str, Any]) -> Row:
     return row
 
 
-def _numbers(of: Row | Repetition, names: Iterable[str], or_none: bool = False) -> None:
+def _numbers(
+    of: Row | Repetition, names: Iterable[str], *, whole: bool = False, or_none: bool = False
+) -> None:
     for name in names:
         value = getattr(of, name)
-        if not _is_number(value) and not (or_none and value is None):
+        fits = _is_number(value) and not (whole and isinstance(value, float))
+        if not fits and not (or_none and value is None):
             raise TypeError(f"{name} is not a number: {value!r:.40}")
 
 
 def _is_number(value: object) -> bool:
-    """Counts, times and rates: finite, and not negative."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return math.isfinite(value) and value >= 0
+    """Counts, times and rates: neither negative nor beyond 64 bits."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1 << 63
 
 
 def _format(path: Path) -> saved.Format:

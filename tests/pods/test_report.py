@@ -125,7 +125,8 @@ def test_files_of_somebody_else_are_left_alone(podipc, tmp_path, command):
 
 @pytest.mark.parametrize("command", [("plot", RUN), ("compare", "--quick")], ids=lambda c: c[0])
 def test_without_matplotlib(podipc, tmp_path, command):
-    code = "import sys; sys.modules['matplotlib'] = None\nfrom podipc import cli\nsys.exit(cli.main())"
+    code = "import sys; sys.modules['matplotlib'] = None; from podipc import cli; "
+    code += "sys.exit(cli.main())"
     ran = podipc(*command, "--output", tmp_path / "x", python=("-c", code))
     assert ran.returncode == 2
     assert "pip install 'podipc[plot]'" in ran.stderr

@@ -262,9 +262,12 @@ def _rows(
 
 def _title(quantity: Quantity, results: Results, values: data.Values) -> str:
     kinds = data.kinds(results)
-    measured = {m: v for m, v in values.items() if kinds[m] != "floor"} or values
+    others = {m: v for m, v in values.items() if kinds[m] != "floor"}
+    measured = others or values
     sizes = data.sizes(measured)
-    spans = data.leaders(values, kinds, lowest=quantity.lowest)
+    # Where there is nothing but the floor, the best of the floor.
+    shown = kinds if others else {}
+    spans = data.leaders(values, shown, lowest=quantity.lowest)
     if len(measured) == 1:
         ((method, points),) = measured.items()
         both = min(points), max(points)
