@@ -15,6 +15,7 @@ import podipc
 from podipc.console import EXIT_CODES, FAILED, INTERRUPTED, OK, TERMINATED, USAGE, Usage
 from podipc.doctor import command as doctor_command
 from podipc.lab import command as lab_command
+from podipc.lab import plot_command
 from podipc.pod import command as pod_command
 from podipc.waiting import command as waiting_command
 
@@ -71,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"podipc {podipc.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     lab_command.add(commands)
+    plot_command.add(commands)
     _add_ls(commands)
     _add_rm(commands)
     doctor_command.add(commands)

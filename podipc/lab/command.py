@@ -15,6 +15,7 @@ from podipc.console import EXIT_CODES, FAILED, OK, Usage
 if TYPE_CHECKING:
     from podipc.lab.compare import Plan
     from podipc.lab.methods import Method
+    from podipc.lab.results import Results
 
 COMPARE_EXAMPLES = """\
 examples:
@@ -22,6 +23,7 @@ examples:
   podipc compare --peers --floor       with what else there is, and the floor
   podipc compare --methods shm,tcp --sizes 64,4K,1M
   podipc compare --input photographs.npz
+  podipc compare --quick --output report/
   podipc compare --quick --json - | jq '.rows[].method'
 
 A round trip is a tensor there and eight bytes back; throughput is that of many
@@ -77,6 +79,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     out = parser.add_argument_group("output")
     out.add_argument("--json", metavar="FILE", help="save the results; - for standard output only")
     out.add_argument("--csv", metavar="FILE", help="save a flat table; - for standard output only")
+    out.add_argument(
+        "--output", metavar="DIR", type=Path, help="write a report: results, figures and a page"
+    )
     out.add_argument("--no-progress", action="store_true", help="no display while it runs")
     parser.add_argument("--corrupt", type=int, help=argparse.SUPPRESS)
 
@@ -143,6 +148,7 @@ def _compare(options: argparse.Namespace) -> int:
         raise Usage("--json - and --csv - cannot both have standard output")
     for path in (options.json, options.csv):
         _check_writable(path)
+    _check_report(options.output)
     try:
         with progress.display(not options.no_progress) as update:
             results = compare.compare(plan, update)
@@ -155,6 +161,7 @@ def _compare(options: argparse.Namespace) -> int:
         _write(path, text)
     if "-" not in (options.json, options.csv):
         table.show(results, sys.stdout)
+    _report(options, results)
     wrong = [row for row in results.rows if row.wrong]
     for row in wrong:
         print(f"podipc: {row.method}, {row.size} bytes: {row.error}", file=sys.stderr)
@@ -221,3 +228,25 @@ def _write(path: str | None, text: Callable[[], str]) -> None:
         sys.stdout.write(text())
     elif path is not None:
         Path(path).write_text(text())
+
+
+def _check_report(directory: Path | None) -> None:
+    """Find out before anything is measured that a report cannot be written."""
+    if directory is None:
+        return
+    from podipc.lab import report
+
+    try:
+        report.check(directory)
+    except (report.ReportError, ImportError) as error:
+        raise Usage(f"--output: {error}") from error
+
+
+def _report(options: argparse.Namespace, results: Results) -> None:
+    if options.output is None:
+        return
+    from podipc.lab import report
+
+    page = report.write(results, options.output)
+    only = "-" in (options.json, options.csv)
+    print(f"\nReport: {page}", file=sys.stderr if only else sys.stdout)

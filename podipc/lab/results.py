@@ -1,4 +1,4 @@
-"""What was measured: rows, saved to and loaded from JSON, written as CSV.
+"""What was measured: rows, saved to and loaded from JSON, CSV or Parquet.
 
 A row is one method at one size (or with one tensor of a file). Times are in
 nanoseconds, throughput is in bytes per second. Nothing here measures, and
@@ -7,17 +7,20 @@ nothing here draws.
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import json
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from podipc.lab import saved
 
 FORMAT = "podipc-results"
 VERSION = 1
@@ -138,14 +141,30 @@ COLUMNS = (
     "checked_sampled",
     "error",
 )
+"""Of the flat table."""
+LARGEST = 256 << 20
+"""Bytes of a file of results that are read."""
 
 
-@dataclass
+@dataclass(repr=False)
 class Results:
-    """Rows, and what they were measured on."""
+    """Rows, and what they were measured on.
+
+    A notebook shows them as a table. `podipc.lab.plots` draws them.
+    """
 
     about: dict[str, Any]
     rows: list[Row]
+
+    def __repr__(self) -> str:
+        from podipc.lab import display
+
+        return display.line(self)
+
+    def _repr_html_(self) -> str:
+        from podipc.lab import display
+
+        return display.html(self)
 
     def tidy(self) -> list[dict[str, Any]]:
         """One flat dictionary a row, with the keys of `COLUMNS`."""
@@ -172,6 +191,57 @@ class Results:
             for row in self.rows
         ]
 
+    def to_pandas(self) -> pd.DataFrame:
+        """The flat table, one line a row, with the columns of `COLUMNS`.
+
+        What it was measured on is in its ``attrs``, a copy of `about`. Raises ImportError
+        where pandas is missing.
+        """
+        try:
+            import pandas as pd
+        except ImportError as error:
+            raise ImportError(
+                f"pandas cannot be imported ({error}): pip install 'podipc[notebook]'"
+            ) from error
+        frame = pd.DataFrame(self.tidy(), columns=list(COLUMNS))
+        frame.attrs.update(self.about)
+        return frame
+
+    def save(self, path: Path | str) -> None:
+        """Write to a file: .json, .csv or .parquet, as its name ends; whole or not at all.
+
+        All three can be loaded again, and nothing is lost. In CSV and Parquet the columns
+        of the flat table are for others, and ``details`` is what `load` reads.
+
+        Raises
+        ------
+        ResultsError
+            The name ends otherwise.
+        ImportError
+            Parquet needs pyarrow.
+        OSError
+            The file cannot be written.
+        """
+        from podipc.lab import files
+
+        path = Path(path)
+        written, _ = _format(path)
+        files.write(path, written(self))
+
+    @classmethod
+    def load(cls, path: Path | str) -> Results:
+        """Read what `save` wrote. Raises `ResultsError`, ImportError or OSError."""
+        path = Path(path)
+        _, read = _format(path)
+        with path.open("rb") as file:
+            data = file.read(LARGEST + 1)
+        try:
+            if len(data) > LARGEST:
+                raise ResultsError(f"larger than {LARGEST >> 20} MiB")
+            return read(data)
+        except (ResultsError, UnicodeDecodeError) as error:
+            raise ResultsError(f"{path}: {error}") from error
+
     def to_json(self) -> str:
         """As text, one row a line."""
         head = {
@@ -183,17 +253,18 @@ class Results:
         rows = ",\n  ".join(json.dumps(dataclasses.asdict(row)) for row in self.rows)
         return json.dumps(head, indent=1)[:-2] + f',\n "rows": [\n  {rows}\n ]\n}}\n'
 
-    def save(self, path: Path) -> None:
-        """Write as JSON."""
-        path.write_text(self.to_json())
-
     @classmethod
     def from_json(cls, text: str) -> Results:
         """The reverse of `to_json`. Raises `ResultsError`."""
         try:
             found = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ResultsError(f"not JSON: {error}") from error
+        return cls.from_object(found)
+
+    @classmethod
+    def from_object(cls, found: Any) -> Results:
+        """As `from_json`, of what JSON has been read to. Raises `ResultsError`."""
         if not isinstance(found, dict) or found.get("format") != FORMAT:
             raise ResultsError(f'not saved by podipc: "format" is not "{FORMAT}"')
         if found.get("version") != VERSION:
@@ -201,29 +272,70 @@ class Results:
                 f"saved in version {found.get('version')}; this podipc reads version {VERSION}"
             )
         try:
-            rows = [
-                Row(**(row | {"repetitions": [Repetition(**r) for r in row["repetitions"]]}))
-                for row in found["rows"]
-            ]
-            return cls(found["about"], rows)
-        except (KeyError, TypeError) as error:
+            rows, about = found["rows"], found["about"]
+            if not isinstance(about, dict) or not isinstance(rows, list):
+                raise TypeError('"about" or "rows" is of another type')
+            return cls(about, [_row(row) for row in rows])
+        except (KeyError, TypeError, ValueError) as error:
             raise ResultsError(f"a row does not have the fields of one: {error}") from error
 
-    @classmethod
-    def load(cls, path: Path) -> Results:
-        """Read what `save` wrote. Raises `ResultsError` or OSError."""
-        try:
-            return cls.from_json(path.read_text())
-        except (ResultsError, UnicodeDecodeError) as error:
-            raise ResultsError(f"{path}: {error}") from error
-
     def to_csv(self) -> str:
-        """As CSV, one line a row, with a line of headings."""
-        out = io.StringIO()
-        writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.tidy())
-        return out.getvalue()
+        """The flat table as CSV, one line a row, with a line of headings."""
+        from podipc.lab import saved
+
+        return saved.table(COLUMNS, self.tidy())
+
+
+# Reading checks everything, for a file may come from anywhere.
+
+
+def _row(found: dict[str, Any]) -> Row:
+    repetitions = [Repetition(**r) for r in found["repetitions"]]
+    row = Row(**(found | {"repetitions": repetitions}))
+    for r in repetitions:
+        _numbers(r, ("n", "sent"), whole=True)
+        _numbers(r, ("p50_ns", "p99_ns", "ask_cpu_ns", "answer_cpu_ns"))
+        _numbers(r, ("cold_ns", "bytes_per_s"), or_none=True)
+    _numbers(row, ("size", "checked_whole", "checked_sampled"), whole=True)
+    for name in ("method", "kind"):
+        if not isinstance(getattr(row, name), str):
+            raise TypeError(f"{name} is not a text")
+    for name in ("tensor", "error"):
+        if not isinstance(getattr(row, name), str | None):
+            raise TypeError(f"{name} is not a text")
+    if not isinstance(row.times_ns, list) or len(row.times_ns) not in (0, len(PERCENTILES)):
+        raise ValueError(f"times_ns does not have {len(PERCENTILES)} times")
+    if not all(_is_number(time) for time in row.times_ns):
+        raise TypeError("times_ns has something that is not a time")
+    if row.times_ns and not any(r.p50_ns for r in repetitions):
+        raise ValueError("there are times and no repetition with a median")
+    return row
+
+
+def _numbers(
+    of: Row | Repetition, names: Iterable[str], *, whole: bool = False, or_none: bool = False
+) -> None:
+    for name in names:
+        value = getattr(of, name)
+        fits = _is_number(value) and not (whole and isinstance(value, float))
+        if not fits and not (or_none and value is None):
+            raise TypeError(f"{name} is not a number: {value!r:.40}")
+
+
+def _is_number(value: object) -> bool:
+    """Counts, times and rates: neither negative nor beyond 64 bits."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1 << 63
+
+
+def _format(path: Path) -> saved.Format:
+    """How to write and how to read what the name of a file asks for."""
+    from podipc.lab import saved
+
+    try:
+        return saved.FORMATS[path.suffix.lower()]
+    except KeyError:
+        there = ", ".join(saved.FORMATS)
+        raise ResultsError(f"{path}: the name of saved results ends in {there}") from None
 
 
 def find(rows: Iterable[Row], method: str, size: int) -> Row | None:

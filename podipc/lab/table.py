@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TextIO
 import numpy as np
 
 from podipc.lab.results import Results, Row
+from podipc.lab.where import part
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -103,7 +104,7 @@ def lines(results: Results) -> list[str]:
             "",
             f"{MARK} fastest of a column (floor apart);  - too few rounds to say, or not measured",
         ]
-    for paragraphs in (crossovers(results), _failures(results.rows), [*_sent(results)]):
+    for paragraphs in (crossovers(results), failures(results.rows), [*sent(results)]):
         if paragraphs:
             out += ["", *_wrap(paragraphs)]
     return [*out[1:], "", *_wrap(where(results))]
@@ -254,7 +255,7 @@ def _ratios(ratios: Collection[float]) -> str:
     return f"{low} times" if low == high else f"{low} to {high} times"
 
 
-def _failures(rows: Sequence[Row]) -> list[str]:
+def failures(rows: Sequence[Row]) -> list[str]:
     """What was not measured, each reason once."""
     why: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
@@ -268,16 +269,17 @@ def _failures(rows: Sequence[Row]) -> list[str]:
     return out
 
 
-def _sent(results: Results) -> Iterable[str]:
+def sent(results: Results) -> Iterable[str]:
     """What was sent, and what became of it."""
-    if tensors := results.about["plan"]["tensors"]:
+    plan = part(results.about, "plan")
+    if tensors := plan.get("tensors"):
         names = [
             f"{t['name']} ({_dtype(t['dtype'])} {'x'.join(map(str, t['shape'])) or 'scalar'}, "
             f"{size(t['nbytes'])})"
             for t in tensors
         ]
         more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-        yield f"Sent from {results.about['plan']['input']}: {', '.join(names[:8])}{more}."
+        yield f"Sent from {plan['input']}: {', '.join(names[:8])}{more}."
     rows = [row for row in results.rows if row.kind != "floor" and row.tensor != "*"]
     whole, sampled = sum(r.checked_whole for r in rows), sum(r.checked_sampled for r in rows)
     wrong = [row for row in rows if row.wrong]

@@ -130,7 +130,7 @@ def test_table_of_exceptions():
 
 
 def test_links_lead_somewhere():
-    for target in re.findall(r"\]\(([^)#]+)", README):
+    for target in re.findall(r"(?:\]\(|src=\"|srcset=\")([^)#\"]+)", README):
         assert "://" in target or (ROOT / target).exists(), target
 
 

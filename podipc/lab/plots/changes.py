@@ -1,0 +1,98 @@
+"""What two runs differ in: methods down, sizes across."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+from podipc.lab import change, table
+from podipc.lab.plots import data, style
+from podipc.lab.plots.sheet import TICK, Sheet
+from podipc.lab.results import Results
+from podipc.lab.where import sentence
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+LONGER, SHORTER = style.ORANGE, style.BLUE
+Cells = dict[tuple[int, int], change.Change]
+"""By row and column."""
+
+
+def changes(
+    results: Results,
+    *,
+    against: Results,
+    methods: Collection[str] | None = None,
+    theme: style.ThemeName = "auto",
+    size: style.Size | None = None,
+    ax: Axes | None = None,
+) -> Figure:
+    """Median round trip of `results` over that of `against`, for each method and size.
+
+    A cell is coloured where the change exceeds the noise, as `podipc.lab.change.change`
+    defines it.
+
+    The parameters, what is returned and what is raised are those of `latency`.
+    """
+    names = data.chosen(results, methods)
+    columns: list[tuple[int, str]] = []
+    found: dict[tuple[str, tuple[int, str]], change.Change] = {}
+    for row, changed in change.changes(against, results):
+        if changed is not None and row.method in names:
+            found[row.method, table.column(row)] = changed
+            columns.append(table.column(row))
+    if not found:
+        raise ValueError("the two runs have no method and size in common")
+    columns = sorted(set(columns))
+    names = [name for name in names if any(method == name for method, _ in found)]
+    cells = {(names.index(m), columns.index(c)): there for (m, c), there in found.items()}
+    sheet = Sheet(ax, size, theme, 2 * len(names))
+    for place, changed in cells.items():
+        _cell(sheet, place, changed)
+    sheet.method_axis(names)
+    sheet.ax.set_xlim(-0.5, len(columns) - 0.5)
+    labels = [text if _named(results) else table.size(s) for s, text in columns]
+    sheet.ticks([(float(i), text) for i, text in enumerate(labels)])
+    sheet.ax.grid(False)
+    sheet.axis_labels("tensor" if _named(results) else "size of the tensor (B, KiB, MiB)", "")
+    caption = (
+        "Median round trip of this run over that of the other (×). Coloured, with an arrow: "
+        "beyond the noise (no repetition of one run reaches any of the other, and the change is "
+        "larger than the spreads of both added up, and than 10 %).\n"
+        f"This run: {sentence(results)}\nThe other: {sentence(against)}"
+    )
+    return sheet.finish(_title(list(cells.values())), caption)
+
+
+def _named(results: Results) -> bool:
+    return any(row.tensor is not None for row in results.rows)
+
+
+def _cell(sheet: Sheet, place: tuple[int, int], changed: change.Change) -> None:
+    row, column = place
+    text = f"×{changed.ratio:.2f}" if changed.ratio < 9.95 else f"×{changed.ratio:.0f}"
+    colour = sheet.theme.muted
+    if changed.exceeds_noise:
+        much = min(1.0, abs(math.log2(changed.ratio)) / 2)
+        fill = LONGER if changed.ratio > 1 else SHORTER
+        sheet.ax.bar(
+            column, 0.9, 0.94, bottom=row - 0.45, color=fill, alpha=0.25 + 0.6 * much, linewidth=0
+        )
+        text = ("▲ " if changed.ratio > 1 else "▼ ") + text
+        colour = sheet.theme.text
+    elif changed.exceeds_noise is None:
+        text += " ?"
+    sheet.ax.text(
+        column, row, text, ha="center", va="center", fontsize=TICK - 0.5, color=colour, gid="cell"
+    )
+
+
+def _title(cells: list[change.Change]) -> str:
+    slower = sum(c.exceeds_noise is True and c.ratio > 1 for c in cells)
+    faster = sum(c.exceeds_noise is True and c.ratio < 1 for c in cells)
+    unknown = sum(c.exceeds_noise is None for c in cells)
+    title = f"Of {len(cells)} medians {faster} became shorter and {slower} longer beyond the noise"
+    return title + (f"; of {unknown} the noise is not known" if unknown else "")

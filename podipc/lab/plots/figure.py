@@ -1,0 +1,20 @@
+"""The figure class, in a module of its own, for it cannot be defined without matplotlib."""
+
+from __future__ import annotations
+
+import io
+
+from matplotlib.figure import Figure
+
+DPI = 192
+"""Of what a notebook shows: two pixels for one of the page."""
+
+
+class Shown(Figure):
+    """A figure that a notebook shows without pyplot."""
+
+    def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
+        out = io.BytesIO()
+        self.savefig(out, format="png", dpi=DPI)
+        width, height = self.get_size_inches() * 96
+        return out.getvalue(), {"width": round(width), "height": round(height)}
