@@ -16,6 +16,7 @@ from podipc.console import EXIT_CODES, FAILED, INTERRUPTED, OK, TERMINATED, USAG
 from podipc.doctor import command as doctor_command
 from podipc.lab import command as lab_command
 from podipc.lab import plot_command
+from podipc.logs import command as logs_command
 from podipc.pod import command as pod_command
 from podipc.waiting import command as waiting_command
 
@@ -78,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     doctor_command.add(commands)
     waiting_command.add(commands)
     pod_command.add(commands)
+    logs_command.add(commands)
     return parser
 
 

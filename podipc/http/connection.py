@@ -9,7 +9,8 @@ from http.client import HTTPException, parse_headers
 from typing import TYPE_CHECKING, Final
 
 from podipc._core import Closed, CorruptSegment, Timeout
-from podipc.http.wire import MAX_HEAD, Deadline, number
+from podipc.deadline import Deadline
+from podipc.http.wire import MAX_HEAD, number
 
 if TYPE_CHECKING:
     from email.message import Message

@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 
 from podipc._core import Closed, PeerDied
-from podipc.http.wire import Deadline
+from podipc.deadline import Deadline
 
 GRACE_SECONDS: Final = 0.08
 """A sender that gives a request up opens a new connection before it ends the old one."""

@@ -1,18 +1,18 @@
 """The receiving side of http: a server whose threads queue what comes, for `recv`."""
 
-import contextlib
 import errno
 import os
-import socket
 import threading
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from podipc._core import AddressInUse, Closed, NotPermitted, SystemCallError, Timeout, limits
+from podipc.deadline import Deadline
 from podipc.http.inbox import Inbox
-from podipc.http.server import HEAD_SECONDS, LINGER_SECONDS, Server
-from podipc.http.wire import Deadline, Endpoint
+from podipc.http.server import Server
+from podipc.http.wire import Endpoint
+from podipc.web import HEAD_SECONDS, LINGER_SECONDS
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -83,16 +83,10 @@ class HttpReceiver(Endpoint):
         self._closed = True
         with self._inbox.changed:
             self._inbox.closing = True
-            for handler in self._server.handlers:
-                handler.say_goodbye()
             self._inbox.queue.clear()
-            self._inbox.changed.notify_all()
             # Who waits for an answer gets one, also if this process ends now.
-            self._inbox.changed.wait_for(
-                lambda: not any(handler.busy for handler in self._server.handlers), LINGER_SECONDS
-            )
-        with contextlib.suppress(OSError):
-            self._server.socket.shutdown(socket.SHUT_RDWR)
+            self._server.say_goodbye(LINGER_SECONDS)
+        self._server.stop_listening()
         self._accepting.join(HEAD_SECONDS)
         self._server.server_close()
 

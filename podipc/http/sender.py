@@ -25,8 +25,9 @@ from podipc._core import (
     Timeout,
     VersionMismatch,
 )
+from podipc.deadline import Deadline
 from podipc.http.connection import GONE, Answer, Connection, Left
-from podipc.http.wire import VERSION, Deadline, Endpoint, number, type_lines
+from podipc.http.wire import VERSION, Endpoint, number, type_lines
 from podipc.tensors import as_array, encode_dtype
 
 if TYPE_CHECKING:

@@ -1,30 +1,19 @@
 """The server of a receiver: reads requests, refuses what it must, and fills the inbox."""
 
-import contextlib
-import errno
-import io
 import socket
-import socketserver
-import sys
-import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from podipc import web
 from podipc._core import CorruptSegment
+from podipc.deadline import Deadline
 from podipc.http.inbox import Inbox
-from podipc.http.wire import VERSION, Deadline, Described, array_over, number
+from podipc.http.wire import VERSION, Described, array_over, number
 
 if TYPE_CHECKING:
     from podipc.address import Address
 
-MAX_CONNECTIONS: Final = 256
-HEAD_SECONDS: Final = 10.0
-"""For all of a request's head, once it has begun."""
-BODY_SECONDS: Final = 10.0
-"""For a body, and then as long as it takes at 1 MiB/s."""
-LINGER_SECONDS: Final = 1.0
 ROOM_SECONDS: Final = 10.0
 
 _GOODBYE: Final = (
@@ -34,103 +23,23 @@ _GOODBYE: Final = (
 ).encode()
 
 
-class _Raw(io.RawIOBase):
-    """Reads from a socket, and gives up at a deadline however slowly the bytes drip."""
+class Handler(web.Handler):
+    """A sender's connection."""
 
-    def __init__(self, sock: socket.socket) -> None:
-        self.sock = sock
-        self.deadline: Deadline | None = None
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        left = None if self.deadline is None else self.deadline.left()
-        if left == 0:
-            raise TimeoutError("the request came too slowly")
-        self.sock.settimeout(left)
-        return self.sock.recv_into(buffer)
-
-
-class _Writer(io.RawIOBase):
-    """Writes to a socket without SIGPIPE, whatever the process made of that signal."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self.sock = sock
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: Any) -> int:
-        self.sock.settimeout(HEAD_SECONDS)
-        self.sock.sendall(data, socket.MSG_NOSIGNAL)
-        return len(data)
-
-
-class Handler(BaseHTTPRequestHandler):
-    """One connection, in a thread of its own."""
-
-    protocol_version: ClassVar[str] = "HTTP/1.1"  # type: ignore[misc]
-    disable_nagle_algorithm: ClassVar[bool] = True
     server: "Server"
 
     def setup(self) -> None:
-        super().setup()
-        self.raw = _Raw(self.connection)
-        self.rfile = self.stream = io.BufferedReader(self.raw, 65536)
-        self.wfile = _Writer(self.connection)  # type: ignore[assignment]
         self.inbox = self.server.inbox
         self.who = ""  # once joined
-        self.busy = False  # with a request
-        self.told = False  # that we close
-        with self.inbox.changed:
-            self.server.handlers.add(self)
+        super().setup()
 
     def finish(self) -> None:
-        with self.inbox.changed:
-            self.server.handlers.discard(self)
+        super().finish()
         if self.who:
             self.inbox.leave(self.who)
 
-    def handle(self) -> None:
-        with contextlib.suppress(ConnectionError, TimeoutError):
-            super().handle()
-
-    def handle_one_request(self) -> None:
-        # Between two requests a sender may take as long as it likes.
-        self.raw.deadline = None
-        if not self.stream.peek(1):
-            self.close_connection = True
-            return
-        with self.inbox.changed:
-            if self.inbox.closing:
-                self.close_connection = True
-                return
-            self.busy = True
-        self.raw.deadline = Deadline(HEAD_SECONDS)
-        try:
-            super().handle_one_request()
-        finally:
-            with self.inbox.changed:
-                self.busy = False
-                if self.inbox.closing:
-                    self.say_goodbye()
-                    self.inbox.changed.notify_all()
-
-    def say_goodbye(self) -> None:
-        """By itself, to a sender that asks for nothing just now. With the inbox locked."""
-        self.close_connection = True
-        if self.busy or self.told:
-            return  # it stands in the answer
-        self.told = True
-        with contextlib.suppress(OSError):
-            self.connection.setblocking(False)
-            self.connection.send(_GOODBYE, socket.MSG_NOSIGNAL)
-        with contextlib.suppress(OSError):
-            self.connection.shutdown(socket.SHUT_RD)
-
-    def log_message(self, format: str, *args: object) -> None:
-        """A library does not write to stderr."""
+    def answer(self, code: int, text: str = "") -> None:
+        self._answer(code, text)
 
     def _answer(self, code: int, text: str = "", fields: dict[str, object] | None = None) -> None:
         body = f"{text}\n".encode() if text else b""
@@ -151,45 +60,26 @@ class Handler(BaseHTTPRequestHandler):
         if body and self.command != "HEAD":
             self.wfile.write(body)
 
-    def _refuse(self, code: int, text: str) -> None:
-        """Answer without having read the body, and end the connection."""
-        self.close_connection = True
-        self._answer(code, text)
-        # Closing a socket with unread bytes resets the connection, and the answer
-        # may be lost. Wait a little for the other side to read it.
-        with contextlib.suppress(OSError):
-            self.connection.shutdown(socket.SHUT_WR)
-            self.raw.deadline = Deadline(LINGER_SECONDS)
-            while self.rfile.read1(65536):
-                pass
-
     def _method_not_allowed(self) -> None:
-        self._refuse(405, "podipc receives tensors by POST")
+        self.refuse(405, "podipc receives tensors by POST")
 
     do_GET = do_HEAD = do_PUT = do_DELETE = do_OPTIONS = do_PATCH = _method_not_allowed
-
-    def handle_expect_100(self) -> bool:
-        """Not yet: only who is going to read the body asks for it."""
-        return True
 
     def do_POST(self) -> None:
         try:
             self._post()
         except CorruptSegment as error:
-            self._refuse(400, str(error))
+            self.refuse(400, str(error))
 
     def _post(self) -> None:
-        host = self.headers.get_all("Host") or [""]
-        if len(host) != 1 or host[0].lower() not in self.server.hosts:
-            self._refuse(403, f"the host {host[0][:80]!r} is not this one")
-        elif self.headers.get("Origin") is not None:
-            self._refuse(403, "requests that a page in a browser makes are refused (Origin)")
+        if foreign := self.is_foreign():
+            self.refuse(403, foreign)
         elif self.path != self.server.path:
-            self._refuse(404, f"this receiver serves the path {self.server.path}")
+            self.refuse(404, f"this receiver serves the path {self.server.path}")
         elif self.headers.get("Podipc-Version", VERSION) != VERSION:
-            self._refuse(400, f"this receiver speaks version {VERSION}")
-        elif self.headers.get("Transfer-Encoding") or self.headers.get("Content-Length") is None:
-            self._refuse(411, "the body needs a Content-Length")
+            self.refuse(400, f"this receiver speaks version {VERSION}")
+        elif self.lacks_length():
+            self.refuse(411, "the body needs a Content-Length")
         else:
             self._do(number(self.headers, "Content-Length"))
 
@@ -201,7 +91,7 @@ class Handler(BaseHTTPRequestHandler):
         if what == "tensor":
             self._tensor(who, length)
         elif length:
-            self._refuse(413, f"the request {what[:20]!r} has no body")
+            self.refuse(413, f"the request {what[:20]!r} has no body")
         elif what == "join" and who and not self.who:
             sequence = self.inbox.join(who, number(self.headers, "Podipc-Sequence"))
             self.who = who
@@ -234,7 +124,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _too_large(self, length: int) -> None:
         limit = self.inbox.max_bytes
-        self._refuse(413, f"a tensor of {length} bytes, and this receiver takes up to {limit}")
+        self.refuse(413, f"a tensor of {length} bytes, and this receiver takes up to {limit}")
 
     def _tensor(self, who: str, length: int) -> None:
         if length > self.inbox.max_bytes:
@@ -251,7 +141,7 @@ class Handler(BaseHTTPRequestHandler):
             peer = self.inbox.peers.get(who)
             expected = peer.next if peer else 0
         if who and number(self.headers, "Podipc-Sequence") != expected:
-            self._refuse(409, f"the next tensor of this sender has the number {expected}")
+            self.refuse(409, f"the next tensor of this sender has the number {expected}")
         elif not self.inbox.claim(who, length):
             self._skip(length)
         else:
@@ -259,7 +149,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _skip(self, length: int) -> None:
         """No room: the body is on its way all the same."""
-        self.raw.deadline = Deadline(BODY_SECONDS + length / (1 << 20))
+        self.raw.deadline = Deadline(web.BODY_SECONDS + length / (1 << 20))
         scratch = memoryview(bytearray(65536))
         while length > 0:
             n = self.rfile.readinto(scratch[: min(length, len(scratch))])
@@ -277,7 +167,7 @@ class Handler(BaseHTTPRequestHandler):
             if array is not None and self._still_there():
                 queued = self.inbox.put(array, self.who)
         except MemoryError:
-            self._refuse(507, f"no memory for a tensor of {described.nbytes} bytes")
+            self.refuse(507, f"no memory for a tensor of {described.nbytes} bytes")
             return
         finally:
             if not queued:
@@ -292,18 +182,11 @@ class Handler(BaseHTTPRequestHandler):
     def _read_body(self, described: Described) -> "np.ndarray[Any, Any] | None":
         memory = np.empty(described.nbytes, np.uint8)
         array = array_over(described, memory)
-        self.raw.deadline = Deadline(BODY_SECONDS + described.nbytes / (1 << 20))
-        rest = memory.data
-        if self.headers.get("Expect", "").lower() == "100-continue":
-            self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         try:
-            while rest:
-                n = self.rfile.readinto(rest)
-                if not n:
-                    return None
-                rest = rest[n:]
+            if not self.read_body(memory.data):
+                return None
         except TimeoutError:
-            self._refuse(408, "the body came too slowly")
+            self.refuse(408, "the body came too slowly")
             return None
         return array
 
@@ -318,41 +201,15 @@ class Handler(BaseHTTPRequestHandler):
             return False
 
 
-class Server(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
-    request_queue_size = 128
+class Server(web.Server):
+    goodbye = _GOODBYE
 
     def __init__(self, address: "Address", inbox: Inbox) -> None:
         self.inbox = inbox
         self.path = address.path
         names = {"127.0.0.1", "localhost", "[::1]", address.host}
-        self.hosts = {f"{name}:{address.port}" for name in names}
-        if address.port == 80:
-            self.hosts |= names
-        self.handlers: set[Handler] = set()
-        super().__init__((address.host, address.port), Handler)
+        super().__init__((address.host, address.port), Handler, names, inbox.changed)
 
-    def server_bind(self) -> None:
-        # Not HTTPServer's, which asks the DNS for the name of the host.
-        socketserver.TCPServer.server_bind(self)
-        self.server_name, self.server_port = self.server_address[:2]  # type: ignore[assignment]
-
-    def accept_all(self) -> None:
-        """Until the listening socket is shut down."""
-        while True:
-            try:
-                request, peer = self.get_request()
-            except OSError as error:
-                if self.inbox.closing or error.errno in {errno.EINVAL, errno.EBADF}:
-                    return
-                time.sleep(0.05)  # out of descriptors, perhaps for a moment
-                continue
-            if len(self.handlers) >= MAX_CONNECTIONS:
-                self.shutdown_request(request)
-            else:
-                self.process_request(request, peer)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        if not isinstance(sys.exc_info()[1], OSError):
-            super().handle_error(request, client_address)
+    @property
+    def closing(self) -> bool:
+        return self.inbox.closing

@@ -2,7 +2,6 @@
 
 import math
 import os
-import time
 import weakref
 from email.message import Message
 from typing import Any, Final, Literal
@@ -71,37 +70,6 @@ def array_over(described: Described, memory: "np.ndarray[Any, Any]") -> "np.ndar
         return np.ndarray(described.shape, described.dtype, buffer, order=order)
     except (ValueError, TypeError) as error:
         raise CorruptSegment(f"this cannot be an array: {error}") from error
-
-
-class Deadline:
-    """When a call has to end. `timeout` in seconds; None is never."""
-
-    def __init__(self, timeout: float | None) -> None:
-        if timeout is None:
-            self.at = math.inf
-            return
-        seconds = float(timeout)
-        if not seconds >= 0:
-            raise ValueError(
-                "timeout must be a number of seconds >= 0, or None to wait for ever, not "
-                f"{timeout!r}"
-            )
-        self.at = time.monotonic() + seconds
-
-    def left(self, at_most: float = 1e6) -> float:
-        """Seconds until then, not below 0."""
-        return max(0.0, min(at_most, self.at - time.monotonic()))
-
-    def at_least(self, seconds: float) -> "Deadline":
-        """The same, but not sooner than in so many seconds."""
-        later = Deadline(seconds)
-        later.at = max(later.at, self.at)
-        return later
-
-    @property
-    def passed(self) -> bool:
-        """Whether it is over."""
-        return time.monotonic() >= self.at
 
 
 class Endpoint:

@@ -548,10 +548,10 @@ def test_ten_gigabytes(served, port):
 
 
 def test_slow_head_and_body(served, port, monkeypatch):
-    from podipc.http import server
+    from podipc import web
 
-    monkeypatch.setattr(server, "HEAD_SECONDS", 0.3)
-    monkeypatch.setattr(server, "BODY_SECONDS", 0.3)
+    monkeypatch.setattr(web, "HEAD_SECONDS", 0.3)
+    monkeypatch.setattr(web, "BODY_SECONDS", 0.3)
     head = (
         f"POST /frames HTTP/1.1\r\nHost: localhost:{port}\r\nPodipc-Type: |u1\r\n"
         "Podipc-Shape: 1000\r\nContent-Length: 1000\r\n\r\n"
@@ -589,11 +589,11 @@ def test_the_end_of_a_body_that_is_missing(served, port):
 
 def test_many_connections(served, port):
     """More than it serves at once are turned away, and it goes on."""
-    from podipc.http import server
+    from podipc import web
 
     sockets = []
     try:
-        for _ in range(server.MAX_CONNECTIONS + 20):
+        for _ in range(web.Server.max_connections + 20):
             sockets.append(socket.create_connection(("127.0.0.1", port), 30))
         sockets[-1].settimeout(30)
         with pytest.raises((ConnectionError, AssertionError)):

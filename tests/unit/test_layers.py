@@ -28,11 +28,12 @@ OTHER_ATOMICS = {"platform/fork.c", "platform/fork.h"}
 # Lowest first; modules of one row do not import each other.
 PYTHON_LAYERS = [
     ["_core"],
-    ["address", "console", "interface", "tensors"],
+    ["address", "console", "deadline", "interface", "tensors"],
+    ["web"],
     ["http"],
     ["channels"],
     ["__init__"],
-    ["leftovers", "pod"],
+    ["leftovers", "logs", "pod"],
     ["waiting"],
     ["doctor"],
     ["lab"],
