@@ -49,10 +49,18 @@ def test_commands_are_one_line_each(what):
 
 @pytest.fixture
 def example(tmp_path):
-    (code,) = blocks("python")
+    (code,) = [block for block in blocks("python") if "sys.argv" in block]
     path = tmp_path / "example.py"
     path.write_text(code)
     return path
+
+
+def test_code_in_containers():
+    """As printed, at the root of a checkout."""
+    (code,) = [block for block in blocks("python") if "podipc.pod" in block]
+    said = run(sys.executable, "-c", code.replace(".yaml\"", ".yaml\", \"local\""), cwd=ROOT)
+    assert re.search(r"producer: [\d.]+ MiB of 128 MiB", said)
+    assert re.search(r"net +127.0.0.1, ports +shared", said)
 
 
 @pytest.mark.parametrize("order", [["producer", "consumer"], ["consumer", "producer"]])
