@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from podipc.pod import manifest
+from podipc.pod import environment, manifest
 from podipc.pod.errors import ManifestError
-from podipc.pod.local import environment, notes
+from podipc.pod.local import notes
 
 GOOD: dict[str, Any] = {
     "apiVersion": "v1",
@@ -94,7 +94,7 @@ def test_what_is_read(write: Any) -> None:
     assert first.mounts[0].target == "/shared-mem"
     assert pod.volumes[0].memory
     assert pod.volumes[0].size == 64 << 20
-    env = environment.variables(pod, first, "uid")
+    env = environment.variables(pod, first, "uid", "local")
     assert env == {"A": "1", "B": "tensors"}
 
 
@@ -368,11 +368,11 @@ def test_environment_that_cannot_be_had(write: Any) -> None:
         )
     )
     with pytest.raises(ManifestError) as caught:
-        environment.variables(pod, pod.containers[0], "uid")
+        environment.variables(pod, pod.containers[0], "uid", "local")
     assert caught.value.path == "spec.containers[0].env[0].valueFrom.secretKeyRef"
     pod = read(write({"spec.containers[0].envFrom": [{"configMapRef": {"name": "x"}}]}))
     with pytest.raises(ManifestError, match=r"spec.containers\[0\].envFrom\[0\]: .* no ConfigMaps"):
-        environment.variables(pod, pod.containers[0], "uid")
+        environment.variables(pod, pod.containers[0], "uid", "local")
 
 
 def test_what_has_no_effect_is_said(write: Any) -> None:

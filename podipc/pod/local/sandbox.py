@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from podipc._core import PodipcError
-from podipc.pod import manifest, runtime
+from podipc.pod import environment, manifest, runtime, supervisor
 from podipc.pod.errors import ManifestError, NotHere
-from podipc.pod.local import cgroups, environment, mounts, namespaces, notes
+from podipc.pod.local import cgroups, mounts, namespaces, notes
 
 SHM_BYTES = 64 << 20
 """Of a Pod's ``/dev/shm`` in Kubernetes."""
 
 
-class Sandbox:
+class Sandbox(supervisor.Sandbox):
     """The place of one Pod.
 
     Parameters
@@ -59,7 +59,7 @@ class Sandbox:
         uid = str(uuid.uuid4())
         # As in an image that podipc is installed in: `python` and `podipc` are those of here.
         self._env = {
-            c.name: {"PATH": _path(), **environment.variables(spec, c, uid)}
+            c.name: {"PATH": _path(), **environment.variables(spec, c, uid, "local")}
             for c in spec.everyone()
         }
         _check(spec)
@@ -75,8 +75,8 @@ class Sandbox:
         """Kill all that is in it and remove it."""
         self.pod.close()
 
-    def start(self, container: manifest.Container, output: int) -> namespaces.Container:
-        """Start a container that writes to the descriptor `output`.
+    def start(self, container: manifest.Container) -> tuple[namespaces.Container, int]:
+        """Start a container; its process, and a pipe with what it prints.
 
         Raises
         ------
@@ -90,29 +90,37 @@ class Sandbox:
             user = self._user(container)
             setup += mounts.container_setup(self.spec, container, self.scratch, user)
         env = self._env[container.name]
+        read, write = os.pipe2(os.O_CLOEXEC)
         try:
-            return self.pod.start(
+            process = self.pod.start(
                 container.name,
                 environment.command(container, env),
                 env=env,
                 cwd=self._directory(container),
                 stdin=namespaces.DEVNULL,
-                stdout=output,
-                stderr=output,
+                stdout=write,
+                stderr=write,
                 setup=setup,
                 **self._ids(container),
             )
-        except PodipcError as error:
-            raise _located(self.spec, container, error) from error
+        except BaseException as error:
+            os.close(read)
+            if isinstance(error, PodipcError):
+                raise _located(self.spec, container, error) from error
+            raise
+        finally:
+            os.close(write)
+        return process, read
 
     def exec(
         self,
         container: manifest.Container,
-        process: namespaces.Container,
+        process: supervisor.Process,
         command: Sequence[str],
         streams: tuple[runtime.Stream, runtime.Stream, runtime.Stream],
     ) -> namespaces.Container:
         """Start one more program in a container whose main process is `process`."""
+        assert isinstance(process, namespaces.Container)
         return self.pod.exec(
             process,
             command,

@@ -10,25 +10,25 @@ from podipc.pod.errors import ManifestError
 from podipc.pod.manifest import Container, Pod, Variable
 
 
-def variables(pod: Pod, container: Container, uid: str) -> dict[str, str]:
+def variables(pod: Pod, container: Container, uid: str, runtime: str) -> dict[str, str]:
     """The environment that the manifest asks for, `uid` being that of the Pod.
 
     Raises
     ------
     ManifestError
-        A value comes from where the local runtime has nothing.
+        A value comes from where the runtime has nothing.
     """
     if container.env_from:
         path = container.env_from[0]
         raise ManifestError(
-            f"{pod.source}: {path}: the local runtime has no ConfigMaps and Secrets; use env",
+            f"{pod.source}: {path}: the runtime {runtime} has no ConfigMaps and Secrets; use env",
             pod.source,
             path,
         )
     found: dict[str, str] = {}
     for variable in container.env:
         if variable.value is None:
-            found[variable.name] = _field(pod, variable, uid)
+            found[variable.name] = _field(pod, variable, uid, runtime)
         else:
             found[variable.name] = expand(variable.value, found)
     return found
@@ -51,7 +51,7 @@ def expand(text: str, env: Mapping[str, str]) -> str:
     return _REFERENCE.sub(value, text)
 
 
-def _field(pod: Pod, variable: Variable, uid: str) -> str:
+def _field(pod: Pod, variable: Variable, uid: str, runtime: str) -> str:
     field = variable.field or ""
     known = {
         "metadata.name": pod.name,
@@ -71,7 +71,7 @@ def _field(pod: Pod, variable: Variable, uid: str) -> str:
         return values.get(match[2], "")
     choices: Sequence[str] = [*known, "metadata.labels['KEY']", "metadata.annotations['KEY']"]
     raise ManifestError(
-        f"{pod.source}: {variable.path}: expected, for the local runtime, a fieldRef to one of "
+        f"{pod.source}: {variable.path}: expected, for the runtime {runtime}, a fieldRef to one of "
         f"{', '.join(choices)}, not {field}",
         pod.source,
         variable.path,

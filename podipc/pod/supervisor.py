@@ -1,0 +1,464 @@
+"""A Pod whose containers this process starts itself, in Kubernetes' order.
+
+What a container is made of, a `Sandbox` knows: namespaces of this machine, or podman.
+When it is started, and how often, is the same for all and is here. Init containers run
+one after the other, sidecars among them go on; then all containers start. What ends is
+started again as `restartPolicy` says. At the end the containers get SIGTERM together,
+after the grace period SIGKILL, then the sidecars, last first. One thread does all of
+that; it lives as long as the Pod.
+"""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import os
+import selectors
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+from podipc._core import Closed, PodipcError, Timeout
+from podipc.pod import manifest as manifests
+from podipc.pod import runtime
+from podipc.pod.errors import PodError
+from podipc.pod.log import Log
+
+__all__ = ["Container", "Pod", "Process", "Sandbox"]
+
+_BACKOFF_LIMIT = 300.0
+_FORGIVEN = 600.0
+"""Seconds after which an earlier crash does not count any more, as in Kubernetes."""
+
+
+
+class Process(Protocol):
+    """One run of a container. One thread at a time."""
+
+    returncode: int | None
+
+    @property
+    def pid(self) -> int:
+        """Its main process as seen from here."""
+
+    def fileno(self) -> int:
+        """A descriptor that becomes readable when it has ended."""
+
+    def poll(self) -> int | None:
+        """The exit code, or minus the signal; None if it still runs."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait until it has ended; the exit code."""
+
+    def send_signal(self, number: int) -> None:
+        """Send its main process a signal; nothing happens if that has ended."""
+
+    def is_deaf(self) -> bool:
+        """Whether SIGTERM, if sent just now, was dropped by the kernel."""
+
+
+class Sandbox(abc.ABC):
+    """The place of one Pod, and what its containers are made with.
+
+    Attributes
+    ----------
+    notes
+        One line for everything that the manifest asks for and there is not.
+    """
+
+    notes: list[str]
+
+    @abc.abstractmethod
+    def start(self, container: manifests.Container) -> tuple[Process, int]:
+        """Start a container; its process, and a pipe with what it prints.
+
+        Raises
+        ------
+        PodipcError
+            The text says where in the manifest.
+        """
+
+    @abc.abstractmethod
+    def exec(
+        self,
+        container: manifests.Container,
+        process: Process,
+        command: Sequence[str],
+        streams: tuple[runtime.Stream, runtime.Stream, runtime.Stream],
+    ) -> runtime.Program:
+        """Start one more program in a container whose main process is `process`."""
+
+    @abc.abstractmethod
+    def kills(self, container: manifests.Container) -> int:
+        """How often something in that container was killed because of its memory limit."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Kill all that is in it and remove it."""
+
+
+class Container(runtime.Container):
+    """One container of a `Pod`."""
+
+    def __init__(self, pod: Pod, spec: manifests.Container) -> None:
+        super().__init__(pod, spec)
+        self._pod: Pod = pod
+        self._log = Log()
+        self._process: Process | None = None
+        self._pipe: int | None = None
+        self._watched: int | None = None
+        self._runs = 0
+        self._failures = 0
+        self._began = 0.0
+        self._due: float | None = None
+        self._again = False
+        self._stopping: float | None = None
+        self._oom = 0
+
+    @property
+    def pid(self) -> int | None:
+        """Its main process as seen from here, while it runs."""
+        process = self._process
+        return process.pid if process is not None and self.state == "running" else None
+
+    def logs(self) -> str:
+        return self._log.read()[0].decode(errors="replace")
+
+    def follow(self) -> Iterator[bytes]:
+        position = 0
+        while (piece := self._log.follow(position)) is not None:
+            data, position = piece
+            if data:
+                yield data
+
+    def wait(self, timeout: float | None = None) -> int:
+        with self._pod._changed:
+            run = max(1, self._runs)
+            done = self._pod._changed.wait_for(
+                lambda: (
+                    self._runs > run
+                    or (self._runs == run and self.state != "running")
+                    or self._pod.phase in runtime.OVER
+                ),
+                timeout,
+            )
+            if not done:
+                raise Timeout(f"container {self.name!r} still runs after {timeout} s")
+            if self.returncode is None:
+                raise Closed(f"container {self.name!r} did not run: {self._pod.message}")
+            return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        with self._pod._changed:
+            if self._process is not None and self.state == "running":
+                self._process.send_signal(number)
+
+    def restart(self, timeout: float | None = None) -> None:
+        pod = self._pod
+        with pod._changed:
+            if pod.phase != "Running":
+                raise Closed(f"Pod {pod.name!r} does not run: {pod.phase} {pod.message}".strip())
+            run = self._runs
+            self._again = True
+            self._stopping = time.monotonic() + pod.grace if self.state == "running" else None
+            if self._stopping is not None and self._process is not None:
+                self._process.send_signal(signal.SIGTERM)
+                if self._process.is_deaf():
+                    self._process.send_signal(signal.SIGKILL)
+        pod._wake()
+        with pod._changed:
+            pod._changed.wait_for(
+                lambda: self._runs > run or pod.phase in runtime.OVER, timeout
+            )
+            if self._runs > run:
+                return
+            if pod.phase in runtime.OVER:
+                raise Closed(f"container {self.name!r} was not started again: {pod.message}")
+            raise Timeout(f"container {self.name!r} was not started again within {timeout} s")
+
+    def exec(
+        self,
+        command: Sequence[str],
+        *,
+        stdin: runtime.Stream = runtime.DEVNULL,
+        stdout: runtime.Stream = None,
+        stderr: runtime.Stream = None,
+    ) -> runtime.Program:
+        with self._pod._changed:
+            process = self._process
+            if process is None or self.state != "running":
+                raise Closed(f"container {self.name!r} does not run: {self.state}")
+            streams = (stdin, stdout, stderr)
+            return self._pod._sandbox.exec(self.spec, process, command, streams)
+
+
+class Pod(runtime.Pod):
+    """A Pod whose containers this process starts.
+
+    Parameters
+    ----------
+    spec
+        From `manifest.read`.
+    sandbox
+        Where its containers are started; closed with the Pod.
+    grace
+        Instead of ``terminationGracePeriodSeconds``.
+    backoff
+        Seconds before the second restart of a container; twice as many before the next.
+    """
+
+    def __init__(
+        self,
+        spec: manifests.Pod,
+        sandbox: Sandbox,
+        *,
+        grace: float | None = None,
+        backoff: float = 10.0,
+    ) -> None:
+        super().__init__(spec, grace)
+        self.containers: dict[str, Container] = {
+            c.name: Container(self, c) for c in spec.everyone()
+        }
+        self._backoff = backoff
+        self._error: PodipcError | None = None
+        self._ending = False
+        self._changed = threading.Condition(threading.RLock())
+        self._init = [c for c in self.containers.values() if c.is_init]
+        self._main = [c for c in self.containers.values() if not c.is_init]
+        self._sandbox = sandbox
+        self.notes = sandbox.notes
+        self._selector = selectors.DefaultSelector()
+        self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._selector.register(self._wake_read, selectors.EVENT_READ)
+        self._thread = threading.Thread(
+            target=self._run, name=f"podipc-pod-{self.name}", daemon=True
+        )
+        self._thread.start()
+
+    def ready(self, timeout: float | None = None) -> None:
+        with self._changed:
+            if not self._changed.wait_for(lambda: self.phase != "Pending", timeout):
+                waiting = [c.name for c in self.containers.values() if c.state != "terminated"]
+                raise Timeout(f"Pod {self.name!r} is not up after {timeout} s; there is {waiting}")
+            if self._error is not None:
+                raise self._error
+            if self.phase == "Failed" and not any(c._runs for c in self._main):
+                raise PodError(self.message)
+
+    def wait(self, timeout: float | None = None) -> str:
+        with self._changed:
+            if not self._changed.wait_for(lambda: self.phase in runtime.OVER, timeout):
+                raise Timeout(f"Pod {self.name!r} still runs after {timeout} s")
+            return self.phase
+
+    def close(self) -> None:
+        self.end_sessions()
+        with self._changed:
+            self._ending = True
+        self._wake()
+        self._thread.join()
+        self._sandbox.close()
+
+    # What the thread does
+
+    def _run(self) -> None:
+        try:
+            while not self._ending and self._step():
+                self._poll()
+            self._end()
+        except PodipcError as error:
+            self._error, self.message = error, str(error)
+        except BaseException as error:
+            self._error = PodError(f"Pod {self.name!r}: {error!r}")
+            self.message = str(self._error)
+            raise
+        finally:
+            self._finish()
+
+    def _finish(self) -> None:
+        # The Pod's own process and its volumes stay until close().
+        running = [c._process for c in self.containers.values() if c._process]
+        for process in running:
+            process.send_signal(signal.SIGKILL)
+        for process in running:
+            process.wait()
+        for container in self.containers.values():
+            self._reap(container)
+            self._drain(container)
+            container._log.end()
+        with self._changed:
+            for container in self.containers.values():
+                container.state = "terminated" if container._runs else "waiting"
+            good = self._error is None and not self.message
+            self.phase = "Succeeded" if good and self._succeeded() else "Failed"
+            if self.phase == "Failed" and not self.message:
+                self.message = self._failure()
+            self._changed.notify_all()
+            self._selector.close()
+            os.close(self._wake_read)
+            os.close(self._wake_write)
+            self._wake_write = -1
+
+    def _succeeded(self) -> bool:
+        return all(c.returncode == 0 for c in self._main)
+
+    def _failure(self) -> str:
+        for container in self.containers.values():
+            if container.returncode and not container.spec.sidecar:
+                return container.obituary()
+        return f"Pod {self.name!r} was ended"
+
+    def _step(self) -> bool:
+        """Start what is to be started now; whether anything is still to be waited for."""
+        for container in self.containers.values():
+            self._reap(container)
+        for container in self._init:
+            if container.spec.sidecar:
+                self._keep(container, "Always")
+                if container._runs == 0:
+                    return True
+            elif container.returncode != 0 or container.state == "running":
+                policy = "Never" if self.spec.restart == "Never" else "OnFailure"
+                if not self._keep(container, policy):
+                    self.message = container.obituary()
+                    return False
+                return True
+        alive = [self._keep(container, self.spec.restart) for container in self._main]
+        with self._changed:
+            if self.phase == "Pending":
+                self.phase = "Running"
+                self._changed.notify_all()
+        return any(alive)
+
+    def _keep(self, container: Container, policy: str) -> bool:
+        """Start a container if it is due; False if it has ended for good."""
+        if container.state == "running":
+            if container._stopping is not None and time.monotonic() >= container._stopping:
+                container._stopping = None
+                container.kill()
+            return True
+        if container._runs == 0:
+            self._start(container)
+            return True
+        if container._again:
+            self._start(container)
+            return True
+        if policy == "Never" or (policy == "OnFailure" and container.returncode == 0):
+            return False
+        now = time.monotonic()
+        if container._due is None:
+            wait = self._backoff * 2.0 ** (container._failures - 1) if container._failures else 0.0
+            container._due = now + min(wait, _BACKOFF_LIMIT)
+            container._failures += 1
+            self._state(container, "backoff")
+        if now >= container._due:
+            self._start(container)
+        return True
+
+    def _state(self, container: Container, state: str) -> None:
+        with self._changed:
+            container.state = state
+            self._changed.notify_all()
+
+    def _start(self, container: Container) -> None:
+        oom = self._sandbox.kills(container.spec)
+        process, read = self._sandbox.start(container.spec)
+        os.set_blocking(read, False)
+        self._drain(container)
+        with self._changed:
+            container._process, container._pipe = process, read
+            container._oom = oom
+            container._runs += 1
+            container.restarts = container._runs - 1
+            container._due, container._again, container._stopping = None, False, None
+            container._began = time.monotonic()
+            container.reason = ""
+            container.state = "running"
+            self._selector.register(read, selectors.EVENT_READ, container)
+            container._watched = process.fileno()
+            self._selector.register(container._watched, selectors.EVENT_READ)
+            self._changed.notify_all()
+
+    def _reap(self, container: Container) -> None:
+        process = container._process
+        if process is None or container.state != "running":
+            return
+        with self._changed:
+            if process.poll() is None:
+                return
+            # It is closed by now; its number may soon be that of another.
+            if container._watched is not None:
+                self._selector.unregister(container._watched)
+                container._watched = None
+        self._drain(container, close=False)
+        code = process.returncode
+        if time.monotonic() - container._began > _FORGIVEN:
+            container._failures = 0
+        with self._changed:
+            container.returncode = code
+            oom = self._sandbox.kills(container.spec) > container._oom
+            container.reason = "OOMKilled" if oom else "Error" if code else "Completed"
+            container.state = "terminated"
+            self._changed.notify_all()
+
+    def _drain(self, container: Container, *, close: bool = True) -> None:
+        """Take what a container has printed."""
+        while container._pipe is not None:
+            try:
+                data = os.read(container._pipe, 65536)
+            except BlockingIOError:
+                if not close:
+                    return
+                data = b""
+            if not data:
+                self._selector.unregister(container._pipe)
+                os.close(container._pipe)
+                container._pipe = None
+                return
+            container._log.append(data)
+
+    def _poll(self, until: float | None = None) -> None:
+        moments = (m for c in self.containers.values() for m in (c._due, c._stopping))
+        due = [moment for moment in moments if moment is not None]
+        if until is not None:
+            due = [until]
+        timeout = max(0.0, min(due) - time.monotonic()) if due else None
+        for key, _ in self._selector.select(timeout):
+            if key.fd == self._wake_read:
+                with contextlib.suppress(BlockingIOError):
+                    os.read(self._wake_read, 4096)
+            elif isinstance(key.data, Container):
+                self._drain(key.data, close=False)
+
+    def _wake(self) -> None:
+        with self._changed:
+            if self._wake_write >= 0:
+                with contextlib.suppress(BlockingIOError):
+                    os.write(self._wake_write, b".")
+
+    def _end(self) -> None:
+        """TERM to all containers, KILL after the grace period; then the sidecars, last first."""
+        deadline = time.monotonic() + self.grace
+        sidecars = [c for c in reversed(self._init) if c.spec.sidecar]
+        others = [c for c in self.containers.values() if c not in sidecars]
+        for group in [others, *([sidecar] for sidecar in sidecars)]:
+            self._stop(group, deadline)
+
+    def _stop(self, containers: Sequence[Container], deadline: float) -> None:
+        running = [c for c in containers if c.state == "running" and c._process is not None]
+        for container in running:
+            assert container._process is not None
+            container._process.send_signal(signal.SIGTERM)
+        deaf = [c for c in running if c._process is not None and c._process.is_deaf()]
+        for container in deaf:
+            container.kill()
+        while any(c.state == "running" for c in running):
+            if time.monotonic() >= deadline:
+                for container in running:
+                    container.kill()
+                deadline = time.monotonic() + 1.0
+            self._poll(deadline)
+            for container in running:
+                self._reap(container)
