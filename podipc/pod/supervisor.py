@@ -66,9 +66,12 @@ class Sandbox(abc.ABC):
     ----------
     notes
         One line for everything that the manifest asks for and there is not.
+    exec_holds_state
+        Whether the containers' states must not change while `exec` is at work.
     """
 
     notes: list[str]
+    exec_holds_state = True
 
     @abc.abstractmethod
     def start(self, container: manifests.Container) -> tuple[Process, int]:
@@ -191,7 +194,9 @@ class Container(runtime.Container):
             if process is None or self.state != "running":
                 raise Closed(f"container {self.name!r} does not run: {self.state}")
             streams = (stdin, stdout, stderr)
-            return self._pod._sandbox.exec(self.spec, process, command, streams)
+            if self._pod._sandbox.exec_holds_state:
+                return self._pod._sandbox.exec(self.spec, process, command, streams)
+        return self._pod._sandbox.exec(self.spec, process, command, streams)
 
 
 class Pod(runtime.Pod):
