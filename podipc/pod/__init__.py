@@ -11,17 +11,25 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from podipc.pod import manifest as manifests
+    from podipc.pod.group import Group
     from podipc.pod.runtime import Pod
 
-__all__ = ["RUNTIMES", "start", "up"]
+__all__ = ["RUNTIMES", "start", "up", "up_all"]
 
-RUNTIMES = ("auto", "local")
+_MODULES = {
+    "local": "podipc.pod.local",
+    "podman": "podipc.pod.podman",
+}
+"""Where each runtime has its `Pod` and `notes_of`."""
+
+RUNTIMES = ("auto", *_MODULES)
 """What can run a manifest."""
 
 
@@ -42,7 +50,8 @@ def up(
         A YAML or JSON file with one Pod, or what such a file would contain.
     runtime
         ``local``: programs of this machine in namespaces of their own, without images.
-        ``auto``: what `choose` says.
+        ``podman``: real containers. ``auto``: podman if it is here and has all images of the
+        manifest, else local; `Pod.notes` says which, and why.
     grace
         Seconds between SIGTERM and SIGKILL, instead of ``terminationGracePeriodSeconds``.
     backoff
@@ -81,6 +90,27 @@ def up(
     return start(spec, runtime, grace=grace, backoff=backoff)
 
 
+def up_all(
+    manifest: str | os.PathLike[str] | Mapping[str, Any],
+    runtime: str = "auto",
+    *,
+    grace: float | None = None,
+    backoff: float = 10.0,
+) -> Group:
+    """As `up`, for a file with any number of Pods and Services; Pods by name.
+
+    Several Pods are in one network, in which each is reached by its name and by that of a
+    Service that selects it; that takes podman. ::
+
+        with podipc.pod.up_all("service.yaml") as pods:
+            print(pods["client"]["client"].logs())
+    """
+    from podipc.pod.group import Group
+    from podipc.pod.manifest import read
+
+    return Group(read(manifest), runtime, grace=grace, backoff=backoff)
+
+
 def start(
     spec: manifests.Pod,
     runtime: str = "auto",
@@ -88,28 +118,48 @@ def start(
     grace: float | None = None,
     backoff: float = 10.0,
     at_end: Sequence[str] = (),
+    **options: str,
 ) -> Pod:
-    """As `up`, of a manifest that has been read; `at_end` are paths to remove with the Pod."""
-    from podipc.pod import local
+    """As `up`, of a manifest that has been read.
 
-    _resolved(spec, runtime)
-    return local.Pod(spec, grace=grace, backoff=backoff, at_end=at_end)
+    `at_end` are paths to remove with the Pod, `options` what the runtime alone knows.
+    """
+    name, notes = resolved([spec], runtime)
+    module = importlib.import_module(_MODULES[name])
+    pod: Pod = module.Pod(spec, grace=grace, backoff=backoff, at_end=at_end, **options)
+    pod.notes[:0] = notes
+    return pod
 
 
 def notes_of(spec: manifests.Pod, runtime: str = "auto") -> list[str]:
     """One line for everything in the manifest that has no effect with that runtime."""
-    from podipc.pod import local
+    name, notes = resolved([spec], runtime)
+    found: list[str] = importlib.import_module(_MODULES[name]).notes_of(spec)
+    return notes + found
 
-    _resolved(spec, runtime)
-    return local.notes_of(spec)
 
+def resolved(specs: Sequence[manifests.Pod], runtime: str) -> tuple[str, list[str]]:
+    """The name of the runtime, and a note on how it was chosen if it was.
 
-def _resolved(spec: manifests.Pod, runtime: str) -> str:
+    Raises
+    ------
+    ValueError
+        There is no such runtime.
+    """
     if runtime not in RUNTIMES:
         raise ValueError(f"there is no runtime {runtime!r}; there is {', '.join(RUNTIMES)}")
-    return choose(spec) if runtime == "auto" else runtime
+    if runtime != "auto":
+        return runtime, []
+    name, reason = choose(specs)
+    return name, [f"runtime: {name}, because {reason}"]
 
 
-def choose(spec: manifests.Pod) -> str:
-    """The runtime that ``auto`` stands for."""
-    return "local"
+def choose(specs: Sequence[manifests.Pod]) -> tuple[str, str]:
+    """The runtime that ``auto`` stands for, and why; a cluster only if it is asked for."""
+    from podipc.pod.podman import why_not
+
+    for spec in specs:
+        problem = why_not(spec)
+        if problem is not None:
+            return "local", f"with podman: {problem}"
+    return "podman", "podman is here and has every image"

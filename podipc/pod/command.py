@@ -12,12 +12,15 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from podipc._core import PodipcError
 from podipc.console import FAILED, OK, USAGE
-from podipc.pod import RUNTIMES, manifest, notes_of, start
+from podipc.pod import RUNTIMES, manifest, notes_of
 from podipc.pod.errors import ManifestError, PodError
+
+if TYPE_CHECKING:
+    from podipc.pod.group import Group
 
 EXAMPLES = """\
 examples:
@@ -30,8 +33,13 @@ examples:
 
 A Pod is a Kubernetes manifest, in YAML (needs PyYAML: pip install 'podipc[pod]') or JSON. The
 runtime `local` needs no container engine and uses no images: each container is a program of
-this machine in namespaces of its own. What else the manifest asks for and there is not is
-said, one line each, on standard error.
+this machine in namespaces of its own. `podman` runs real containers. `auto` is podman if it is
+here and has every image of the manifest, else local. What else the manifest asks for and there
+is not is said, one line each, on standard error.
+
+Several Pods in one file are in one network of podman, each reached by its name and by that of
+a Service that selects it. `run` ends when all but those with restartPolicy Always have ended,
+and succeeds if these have.
 
 """
 
@@ -59,7 +67,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     run = _action(actions, "run", _run, "start it, show what it prints, wait for its end")
     up = _action(actions, "up", _up, "start it and leave it in the background")
     for action in (run, up):
-        action.add_argument("manifest", metavar="MANIFEST", help="a file with one Pod")
+        action.add_argument("manifest", metavar="MANIFEST", help="a file of one or more Pods")
         _runtime(action)
         action.add_argument(
             "--grace",
@@ -146,9 +154,10 @@ def _say(text: str) -> None:
     print(f"podipc: {text}", file=sys.stderr)
 
 
-def _say_notes(found: list[str], others: tuple[tuple[str, str], ...]) -> None:
-    for kind, name in others:
-        _say(f"note: {kind} {name}: not used by the local runtime")
+def _say_notes(found: list[str], read: manifest.Manifest | None = None) -> None:
+    for kind, name in read.others if read else ():
+        if kind != "Service":
+            _say(f"note: {kind} {name}: not used")
     for note in found:
         _say(f"note: {note}")
 
@@ -211,21 +220,61 @@ class _Output:
             self._pieces.put(None)
 
 
+class _Ender:
+    """Ends all Pods of a file once those that count have ended, or one could not start."""
+
+    def __init__(self, pods: Group) -> None:
+        self._pods = pods
+        self.phase, self.message = "", ""
+        self.error: PodipcError | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def join(self) -> None:
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            self._pods.ready()
+            self._pods.wait()
+            self.phase, self.message = self._pods.phase, self._pods.message
+        except PodipcError as error:
+            self.error = error
+        with contextlib.suppress(PodipcError):  # who closes them last raises it
+            self._pods.close()
+
+
 def _run(options: argparse.Namespace) -> int:
+    from podipc.pod.group import Group
+
     read = manifest.read(options.manifest)
-    pod = start(read.pod(), options.runtime, grace=options.grace)
-    output = _Output({name: container.follow for name, container in pod.containers.items()})
+    pods = Group(read, options.runtime, grace=options.grace)
+    output = _Output(
+        {
+            f"{pod.name}/{name}" if len(pods) > 1 else name: container.follow
+            for pod in pods.values()
+            for name, container in pod.containers.items()
+        }
+    )
+    ender: _Ender | None = None
     try:
         if not options.quiet:
-            _say_notes(pod.notes, read.others)
+            _say_notes(pods.notes, read)
+        ender = _Ender(pods) if len(pods) > 1 else None
         output.show()
-        pod.ready()
+        if ender is None:
+            pods.ready()
     finally:
-        pod.close()
+        pods.close()
         output.show()
-    if pod.phase == "Succeeded":
+        if ender is not None:
+            ender.join()
+    if ender is not None and ender.error is not None:
+        raise ender.error
+    how: _Ender | Group = ender or pods
+    if how.phase == "Succeeded":
         return OK
-    _say(pod.message)
+    _say(how.message)
     return FAILED
 
 
@@ -234,7 +283,7 @@ def _run(options: argparse.Namespace) -> int:
 
 def _up(options: argparse.Namespace) -> int:
     read = manifest.read(options.manifest)
-    spec = read.pod()
+    names = ", ".join(pod.name for pod in read.pods)
     command = [sys.executable, "-m", "podipc.pod.background.keeper"]
     command += ["--runtime", options.runtime, os.path.abspath(options.manifest)]
     if options.grace is not None:
@@ -257,7 +306,7 @@ def _up(options: argparse.Namespace) -> int:
             raise
         if not line:
             keeper.wait()
-            raise PodError(f"the keeper of Pod {spec.name!r} died at its start: {complaint}")
+            raise PodError(f"the keeper of Pod {names} died at its start: {complaint}")
         answer = json.loads(line)
         if "error" in answer:
             keeper.wait()
@@ -269,8 +318,9 @@ def _up(options: argparse.Namespace) -> int:
         print(json.dumps(answer))
     else:
         if not options.quiet:
-            _say_notes(answer["notes"], read.others)
-        print(f"Pod {spec.name} is up")
+            _say_notes(answer["notes"], read)
+        for pod in read.pods:
+            print(f"Pod {pod.name} is up")
     return OK
 
 
@@ -283,8 +333,13 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}
 
 
+def _names(word: str) -> list[str]:
+    """The names of the Pods that are given by one, or by their manifest."""
+    return [pod.name for pod in manifest.read(word).pods] if os.path.isfile(word) else [word]
+
+
 def _name(word: str) -> str:
-    """The name of a Pod that is given as such or by its manifest."""
+    """As `_names`, for one Pod."""
     return manifest.read(word).pod().name if os.path.isfile(word) else word
 
 
@@ -313,20 +368,27 @@ def _first(name: str) -> str:
 
 
 def _logs(options: argparse.Namespace) -> int:
-    name = _name(options.pod)
-    if options.container:
-        for piece in _said(name, options.container, options.follow):
+    pods = _names(options.pod)
+    if options.container and len(pods) == 1:
+        for piece in _said(pods[0], options.container, options.follow):
             sys.stdout.buffer.write(piece)
             sys.stdout.buffer.flush()
         return OK
-    names = [container["name"] for container in _status(name)["containers"]]
+    sources = {
+        f"{pod}/{container['name']}" if len(pods) > 1 else container["name"]: functools.partial(
+            _said, pod, container["name"], options.follow
+        )
+        for pod in pods
+        for container in _status(pod)["containers"]
+        if options.container in (None, container["name"])
+    }
     if options.follow:
-        _Output({c: functools.partial(_said, name, c, True) for c in names}).show()
+        _Output(sources).show()
         return OK
-    lines = _Lines(names)
-    for container in names:
-        for piece in _said(name, container, False):
-            lines.write(container, piece)
+    lines = _Lines(list(sources))
+    for name, said in sources.items():
+        for piece in said():
+            lines.write(name, piece)
     lines.end()
     return OK
 
@@ -341,10 +403,10 @@ def _said(pod: str, container: str, follow: bool) -> Iterator[bytes]:
 def _down(options: argparse.Namespace) -> int:
     from podipc.pod.background import state
 
-    name = _name(options.pod)
-    with state.Call(name, {"do": "down", "grace": options.grace}):
-        pass
-    print(f"Pod {name} is down")
+    for name in _names(options.pod):
+        with state.Call(name, {"do": "down", "grace": options.grace}):
+            pass
+        print(f"Pod {name} is down")
     return OK
 
 
@@ -373,8 +435,8 @@ def _list(options: argparse.Namespace) -> int:
 def _render(options: argparse.Namespace) -> int:
     read = manifest.read(options.manifest)
     for pod in read.pods:
-        _say_notes(notes_of(pod, options.runtime), ())
-    _say_notes([], read.others)
+        _say_notes(notes_of(pod, options.runtime))
+    _say_notes([], read)
     documents = [pod.document for pod in read.pods]
     print(json.dumps(documents if len(documents) > 1 else documents[0], indent=2, default=str))
     return OK

@@ -1,8 +1,8 @@
-"""Keeps a Pod in the background: ``python -m podipc.pod.background.keeper MANIFEST``.
+"""Keeps the Pods of a file in the background: ``python -m podipc.pod.background.keeper MANIFEST``.
 
-It says on its standard output, in one line of JSON, whether the Pod is up; then it
-serves the socket in the Pod's directory until it is told to end it. When it dies,
-the Pod goes, and its directory as well.
+It says on its standard output, in one line of JSON, whether they are up; then it serves
+the socket in each Pod's directory until it is told to end that Pod. When it dies, the
+Pods go, and their directories as well.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from podipc._core import PodipcError
-from podipc.pod import RUNTIMES, start
+from podipc.pod import RUNTIMES
 from podipc.pod.background import state
 from podipc.pod.errors import PodError
+from podipc.pod.group import Group
 from podipc.pod.manifest import read
 from podipc.pod.runtime import Pod
 
@@ -30,24 +31,27 @@ from podipc.pod.runtime import Pod
 class Keeper:
     """Serves one Pod."""
 
-    def __init__(self, pod: Pod, listener: socket.socket, since: float) -> None:
+    def __init__(self, pods: Group, pod: Pod, listener: socket.socket, since: float) -> None:
+        self._pods = pods
         self._pod = pod
         self._listener = listener
         self._since = since
         self._done = threading.Event()
 
     def serve(self) -> None:
-        """Until somebody asks for the end of the Pod."""
+        """From now on."""
         threading.Thread(target=self._accept, daemon=True).start()
+
+    def wait(self) -> None:
+        """Until somebody asks for the end of the Pod."""
         self._done.wait()
 
-    def end(self) -> None:
-        """Let `serve` return."""
-        self._done.set()
-
     def _accept(self) -> None:
-        while True:
-            connection, _ = self._listener.accept()
+        while not self._done.is_set():
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
             threading.Thread(target=self._talk, args=(connection,), daemon=True).start()
 
     def _talk(self, connection: socket.socket) -> None:
@@ -82,7 +86,7 @@ class Keeper:
         elif what == "down":
             self._pod.grace = self._pod.grace if request["grace"] is None else request["grace"]
             # Closed here, so that it is gone when the answer comes.
-            self._pod.close()
+            self._pods.end(self._pod.name)
             _send(connection, {})
             self._done.set()
         else:
@@ -172,25 +176,45 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    directory: Path | None = None
+    claimed: dict[str, tuple[Path, socket.socket]] = {}
     try:
-        spec = read(options.manifest).pod()
-        directory, listener = state.claim(spec.name)
-        at_end = [str(directory)]
-        made = start(spec, options.runtime, grace=options.grace, at_end=at_end)
-        with listener, made as pod:
-            keeper = Keeper(pod, listener, time.time())
-            _report({"name": pod.name, "notes": pod.notes, "phase": pod.phase})
-            keeper.serve()
+        file = read(options.manifest)
+        for spec in file.pods:
+            claimed[spec.name] = state.claim(spec.name)
+        at_end = {name: [str(directory)] for name, (directory, _) in claimed.items()}
+        made = Group(file, options.runtime, grace=options.grace, at_end=at_end)
+        with made as pods:
+            keepers = [
+                Keeper(pods, pod, claimed[name][1], time.time()) for name, pod in pods.items()
+            ]
+            phases = {name: pod.phase for name, pod in pods.items()}
+            _report(
+                {
+                    "name": ", ".join(pods),
+                    "notes": pods.notes,
+                    "phase": pods.phase,
+                    "phases": phases,
+                }
+            )
+            for keeper in keepers:
+                keeper.serve()
+            for keeper in keepers:
+                keeper.wait()
     except PodipcError as error:
         _report({"error": str(error), "kind": type(error).__name__})
         return 1
     finally:
-        if directory is not None and directory.is_dir():
-            for path in directory.iterdir():
-                path.unlink(missing_ok=True)
-            directory.rmdir()
+        for directory, listener in claimed.values():
+            listener.close()
+            _remove(directory)
     return 0
+
+
+def _remove(directory: Path) -> None:
+    if directory.is_dir():
+        for path in directory.iterdir():
+            path.unlink(missing_ok=True)
+        directory.rmdir()
 
 
 if __name__ == "__main__":
