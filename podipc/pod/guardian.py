@@ -52,6 +52,9 @@ class Guardian:
                     [sys.executable, "-I", "-S", __file__, str(theirs.fileno())],
                     pass_fds=[theirs.fileno()],
                     stdin=subprocess.DEVNULL,
+                    # Whoever waits for the end of our output is not to wait for it.
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
                     start_new_session=True,
                 )
             except BaseException:

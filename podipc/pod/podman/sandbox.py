@@ -108,7 +108,7 @@ class Sandbox(supervisor.Sandbox):
             if code != 0:
                 with os.fdopen(os.dup(read), errors="replace") as file:
                     raise self._refused(container, file.read())
-            _skip_line(read)
+            _skip_until(read, identity)
             self._own_volumes()
             process = Process(identity, _number(pid_file), _number(monitor_file))
             try:
@@ -289,7 +289,13 @@ def _number(path: str) -> int:
         raise NotHere(f"podman's {path} does not say which process it is: {error}") from error
 
 
-def _skip_line(fd: int) -> None:
-    """Leave out what podman itself has printed, in one line, before the container began."""
-    while os.read(fd, 1) not in (b"\n", b""):
-        pass
+def _skip_until(fd: int, last: str) -> None:
+    """Leave out what podman itself has printed before the container began, up to that line."""
+    line = b""
+    while piece := os.read(fd, 1):
+        if piece != b"\n":
+            line += piece
+        elif line.decode(errors="replace").strip() == last:
+            return
+        else:
+            line = b""
