@@ -121,5 +121,8 @@ ENV PATH=/usr/local/bin:/usr/bin:/bin
 USER 65532:65532
 CMD ["podipc", "compare", "--quick", "--runtime", "plain"]
 END
-podman build --quiet --pull=never --network none --tag "$tag" "$tmp/context" >/dev/null
+before=$(podman image inspect --format '{{.Id}}' "$tag" 2>/dev/null) || before=
+podman build --quiet --pull=never --network none --layers=false --tag "$tag" "$tmp/context" >/dev/null
+# What had the name before has none now; it stays if a container is made of it.
+[ -z "$before" ] || podman image rm "$before" >/dev/null 2>&1 || true
 echo "build.sh: made $tag"
