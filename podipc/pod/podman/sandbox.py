@@ -206,6 +206,13 @@ class Sandbox(supervisor.Sandbox):
         """What podman refused, with where in which file it comes from."""
         spec, reason = self.spec, client.short(text)
         if container is None:
+            if "YAML" in reason and (path := _unreadable(spec)):
+                return _wrong(
+                    spec,
+                    path,
+                    "this podman cannot read a text of several lines that begins with a blank; "
+                    "begin it with its first word",
+                )
             if client.call(["pod", "exists", spec.name]).returncode == 0:
                 if self._is_ours():
                     return PodError(f"{spec.source}: podman refused Pod {spec.name!r}: {reason}")
@@ -276,6 +283,20 @@ def _check_mount(spec: manifest.Pod, mount: manifest.Mount, volume: manifest.Vol
         raise _wrong(
             spec, f"{mount.path}.subPath", "podman before 5.0 has none; mount the whole volume"
         )
+
+
+def _unreadable(spec: manifest.Pod) -> str | None:
+    """Where there is a text that podman 4.3 writes for itself in a way that it cannot read."""
+    for container in spec.everyone():
+        for field, words in (("command", container.command), ("args", container.args)):
+            for number, word in enumerate(words):
+                if "\n" in word and word[0].isspace():
+                    return f"{container.path}.{field}[{number}]"
+        for variable in container.env:
+            value = variable.value or " "
+            if "\n" in value and value[0].isspace():
+                return f"{variable.path}.value"
+    return None
 
 
 def _wrong(spec: manifest.Pod, path: str, text: str) -> ManifestError:

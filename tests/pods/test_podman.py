@@ -1,0 +1,740 @@
+"""Real containers: what a Pod of the runtime podman shares, keeps apart, limits and leaves."""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import PATIENCE, ROOT, eventually, unique_name
+
+import podipc
+from podipc.pod import notes_of, up, up_all
+from podipc.pod.errors import CommandNotFound, ManifestError, PodError, UnknownPod
+from podipc.pod.manifest import read
+from podipc.pod.runtime import PIPE, STDOUT, Pod
+
+pytestmark = pytest.mark.podman
+
+IMAGE = "localhost/podipc:latest"
+FOREVER = "trap 'echo ends; exit 0' TERM; echo runs; while :; do sleep 0.05; done"
+MIB = 1 << 20
+
+
+def podman(*words: str) -> str:
+    done = subprocess.run(["podman", *words], check=True, capture_output=True, text=True)
+    return done.stdout
+
+
+@pytest.fixture(scope="module", autouse=True)
+def there() -> None:
+    if shutil.which("podman") is None:
+        pytest.skip("podman is not installed")
+    if os.geteuid() != 0:
+        pytest.skip("not possible here: needs root")
+    if subprocess.run(["podman", "image", "exists", IMAGE], check=False).returncode != 0:
+        pytest.skip(f"podman has no image {IMAGE}: k8s/image/build.sh makes it")
+
+
+def ours() -> dict[str, list[str]]:
+    """What podman and the kernel have of the Pods of these tests."""
+    pods = json.loads(podman("pod", "ps", "--format", "json") or "[]") or []
+    names = [pod["Name"] for pod in pods if pod["Name"].startswith(PREFIX)]
+    return {
+        "pods": names,
+        "containers": [n for n in podman("ps", "-a", "--format", "{{.Names}}").split() if PREFIX in n],
+        "volumes": [n for n in podman("volume", "ls", "-q").split() if PREFIX in n],
+    }
+
+
+PREFIX = unique_name("pod").rpartition("-")[0].rpartition("-")[0]
+NOTHING: dict[str, list[str]] = {"pods": [], "containers": [], "volumes": []}
+
+
+def container(name: str, command: list[str] | str, **fields: Any) -> dict[str, Any]:
+    if isinstance(command, str):
+        command = ["sh", "-c", command]
+    return {"name": name, "image": IMAGE, "command": command, **fields}
+
+
+def document(*containers: dict[str, Any], name: str = "", **spec: Any) -> dict[str, Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name or unique_name("pod").lower(), "labels": {"app": "x"}},
+        "spec": {
+            "restartPolicy": "Never",
+            "terminationGracePeriodSeconds": 20,
+            "containers": list(containers),
+            **spec,
+        },
+    }
+
+
+class Maker:
+    """Starts Pods of its own names; what still runs is closed, and nothing is left then."""
+
+    def __init__(self) -> None:
+        self._stack = contextlib.ExitStack()
+
+    def up(self, *containers: dict[str, Any], backoff: float = 10.0, **spec: Any) -> Pod:
+        made = up(document(*containers, **spec), "podman", backoff=backoff)
+        return self._stack.enter_context(made)
+
+    def close(self) -> None:
+        self._stack.close()
+
+
+@pytest.fixture
+def make() -> Iterator[Maker]:
+    maker = Maker()
+    yield maker
+    maker.close()
+    assert ours() == NOTHING
+    assert not list(Path("/sys/fs/cgroup").glob("*/libpod_parent/*/*")) or ours() == NOTHING
+
+
+def say(pod: Pod, name: str, *command: str, code: int = 0) -> str:
+    """What a program prints in a container."""
+    program = pod[name].exec(command, stdout=PIPE, stderr=STDOUT)
+    assert program.stdout
+    said = program.stdout.read().decode()
+    assert program.wait(PATIENCE) == code, said
+    program.close()
+    return said.strip()
+
+
+# What is shared, and what is not
+
+
+def test_namespaces_users_and_shared_memory(make: Maker) -> None:
+    """One Pod for all that does not change it: making one takes a second."""
+    pod = make.up(
+        container("a", FOREVER, securityContext={"runAsUser": 1001}),
+        container("b", FOREVER, securityContext={"runAsUser": 1002, "runAsGroup": 1003}),
+        volumes=[{"name": "d", "emptyDir": {}}],
+    )
+    for kind, is_shared in [
+        *(("net", True), ("ipc", True), ("uts", True)),
+        *(("mnt", False), ("pid", False)),
+    ]:
+        links = {say(pod, name, "readlink", f"/proc/self/ns/{kind}") for name in "ab"}
+        assert (len(links) == 1) == is_shared, kind
+    assert [say(pod, name, "id", "-u") for name in "ab"] == ["1001", "1002"]
+    assert say(pod, "b", "id", "-g") == "1003"
+    assert "PID 1" in say(pod, "a", "sh", "-c", "read name < /proc/1/comm; echo $name is PID 1")
+    assert say(pod, "a", "sh", "-c", "ls /sys/class/net") == "lo"
+    # /dev/shm: one for both, 64 MiB as podman has it, open to every UID.
+    assert say(pod, "a", "stat", "-f", "-c", "%b %S %T", "/dev/shm").split()[2] == "tmpfs"
+    blocks, size = map(int, say(pod, "a", "stat", "-f", "-c", "%b %S", "/dev/shm").split())
+    assert 0.95 * 64 * MIB <= blocks * size <= 64 * MIB
+    say(pod, "a", "sh", "-c", "echo here > /dev/shm/x")
+    assert say(pod, "b", "cat", "/dev/shm/x") == "here"
+    assert pod["a"].pid != pod["b"].pid
+    for name in "ab":
+        pid = pod[name].pid
+        assert pid is not None
+        assert Path(f"/proc/{pid}/comm").read_text() == "sh\n"
+
+
+def test_tensors_between_two_users(make: Maker) -> None:
+    send = """
+        import numpy, podipc
+        with podipc.sender("shm://frames", mode=0o666) as tx:
+            tx.send(numpy.full(96 << 20, 7, numpy.uint8), timeout=60)
+    """
+    take = """
+        import podipc
+        with podipc.receiver("shm://frames", mode=0o666) as rx:
+            x = rx.recv(timeout=60)
+            print(x.nbytes, x.min(), x.max())
+    """
+    pod = make.up(
+        container(
+            "a", ["python3", "-c", textwrap.dedent(send).strip()], securityContext={"runAsUser": 1001}
+        ),
+        container(
+            "b", ["python3", "-c", textwrap.dedent(take).strip()], securityContext={"runAsUser": 1002}
+        ),
+    )
+    assert pod.wait(PATIENCE) == "Succeeded", pod.message + pod["a"].logs() + pod["b"].logs()
+    assert pod["b"].logs() == f"{96 * MIB} 7 7\n"
+
+
+def test_volumes(make: Maker) -> None:
+    memory, disk = {"name": "m", "mountPath": "/m"}, {"name": "d", "mountPath": "/d"}
+    pod = make.up(
+        container(
+            "a", FOREVER, volumeMounts=[memory, disk], securityContext={"runAsUser": 1001}
+        ),
+        container(
+            "b",
+            FOREVER,
+            volumeMounts=[memory, {**disk, "readOnly": True}],
+            securityContext={"runAsUser": 1002},
+        ),
+        volumes=[
+            {"name": "m", "emptyDir": {"medium": "Memory", "sizeLimit": "8Mi"}},
+            {"name": "d", "emptyDir": {}},
+        ],
+        securityContext={"fsGroup": 2000},
+    )
+    blocks, size, kind = say(pod, "a", "stat", "-f", "-c", "%b %S %T", "/m").split()
+    assert kind == "tmpfs"
+    assert int(blocks) * int(size) == 8 * MIB
+    assert say(pod, "a", "stat", "-f", "-c", "%T", "/d") != "tmpfs"
+    for path in ("/m", "/d"):
+        assert say(pod, "a", "stat", "-c", "%a %u %g", path) == "2777 0 2000"
+    assert "2000" in say(pod, "b", "id", "-G").split()
+    say(pod, "a", "sh", "-c", "echo 1 > /m/x; echo 2 > /d/x")
+    assert say(pod, "b", "cat", "/m/x", "/d/x") == "1\n2"
+    say(pod, "b", "sh", "-c", "echo 3 > /m/y")
+    assert "Read-only" in say(pod, "b", "sh", "-c", "echo 3 > /d/y", code=2)
+
+
+def test_limits_and_a_container_that_runs_out_of_memory(make: Maker) -> None:
+    limits = {"limits": {"memory": "64Mi", "cpu": "500m"}}
+    greedy = ["python3", "-c", "print('begins', flush=True); x = bytearray(200 << 20)"]
+    pod = make.up(
+        container("a", FOREVER, resources=limits),
+        container("greedy", greedy, resources=limits),
+        container("killed", "kill -9 $$; exec sleep 1000"),
+    )
+    assert podipc_limit(say(pod, "a", "python3", "-c", LIMITS)) == (64 * MIB, 0.5)
+    assert pod["greedy"].wait(PATIENCE) == -signal.SIGKILL
+    assert pod["greedy"].reason == "OOMKilled"
+    assert pod["greedy"].logs() == "begins\n"
+    # The same exit code for another reason.
+    pod["killed"].kill()
+    assert pod["killed"].wait(PATIENCE) == -signal.SIGKILL
+    assert pod["killed"].reason == "Error"
+    pod["a"].send_signal(signal.SIGTERM)
+    assert pod.wait(PATIENCE) == "Failed"
+    assert "container 'greedy' ended with OOMKilled, signal 9" in pod.message
+
+
+LIMITS = """
+import pathlib
+def text(*names):
+    for name in names:
+        path = pathlib.Path("/sys/fs/cgroup", name)
+        if path.is_file():
+            return path.read_text()
+quota = text("cpu.max") or " ".join(
+    text(f"cpu/cpu.cfs_{x}_us", f"cpu,cpuacct/cpu.cfs_{x}_us").strip() for x in ("quota", "period"))
+print(text("memory.max", "memory/memory.limit_in_bytes").strip(), quota.strip())
+"""
+
+
+def podipc_limit(said: str) -> tuple[int, float]:
+    memory, quota, period = map(int, said.split())
+    return memory, quota / period
+
+
+# How containers run
+
+
+def test_order_of_init_containers_and_sidecars(make: Maker) -> None:
+    """What podman 4 has no idea of: a sidecar that goes on, and ends last."""
+    mounts = [{"name": "d", "mountPath": "/d"}]
+    pod = make.up(
+        container("main", "cat /d/*; test -e /d/2; exit 0", volumeMounts=mounts),
+        initContainers=[
+            container("first", "test ! -e /d/2 && echo one > /d/1", volumeMounts=mounts),
+            container("side", FOREVER, volumeMounts=mounts, restartPolicy="Always"),
+            container("second", "test -e /d/1 && echo two > /d/2", volumeMounts=mounts),
+        ],
+        volumes=[{"name": "d", "emptyDir": {}}],
+    )
+    assert pod.wait(PATIENCE) == "Succeeded", pod.message
+    assert pod["main"].logs() == "one\ntwo\n"
+    assert pod["side"].logs() == "runs\nends\n"
+    assert [pod[name].returncode for name in ("first", "second", "main")] == [0, 0, 0]
+
+
+def test_an_init_container_that_fails(make: Maker) -> None:
+    with pytest.raises(PodError, match=r"spec\.initContainers\[0\]: container 'i' ended .* code 4"):
+        make.up(container("a", FOREVER), initContainers=[container("i", "echo no; exit 4")])
+    assert ours() == NOTHING
+
+
+def test_restarts(make: Maker) -> None:
+    pod = make.up(
+        container("again", "echo run; exit 3"),
+        container("once", "echo run"),
+        container("stays", FOREVER),
+        restartPolicy="OnFailure",
+        backoff=0.05,
+    )
+    eventually(lambda: pod["again"].restarts >= 2, "it is started again")
+    assert pod["again"].returncode == 3
+    assert pod["again"].logs().startswith("run\nrun\nrun\n"), "the log of all runs"
+    assert pod["once"].wait(PATIENCE) == 0
+    assert (pod["once"].restarts, pod["once"].reason) == (0, "Completed")
+    before = pod["stays"].pid
+    pod["stays"].kill()
+    eventually(lambda: pod["stays"].restarts == 1 and pod["stays"].pid, "one container restarts")
+    assert pod["stays"].pid != before
+    eventually(lambda: pod["stays"].logs() == "runs\nruns\n", "it handles SIGTERM")
+    pod["stays"].restart(PATIENCE)
+    assert pod["stays"].restarts == 2
+    expected = "runs\nruns\nends\nruns\n"
+    eventually(lambda: pod["stays"].logs() == expected, "it was ended in order and runs again")
+
+
+def test_logs_are_whole(make: Maker) -> None:
+    code = "import sys\nfor i in range(100000): print(i)\nsys.stdout.flush()\nsys.stderr.write('no newline')"
+    pod = make.up(container("a", ["python3", "-c", code]))
+    expected = "".join(f"{i}\n" for i in range(100000)) + "no newline"
+    # Lines of the one stream and of the other are in the order of the writes.
+    assert b"".join(pod["a"].follow()).decode() == expected
+    assert pod["a"].logs() == expected
+
+
+def test_exec(make: Maker) -> None:
+    pod = make.up(
+        container("a", FOREVER, env=[{"name": "WORD", "value": "hello"}], workingDir="/usr"),
+        container("over", "exit 0"),
+    )
+    program = pod["a"].exec(
+        ["sh", "-c", "echo $WORD $PWD; echo error >&2; cat; exit 7"],
+        stdin=PIPE,
+        stdout=PIPE,
+        stderr=PIPE,
+    )
+    assert program.stdin
+    assert program.stdout
+    assert program.stderr
+    program.stdin.write(b"from here\n")
+    program.stdin.close()
+    assert program.stdout.read() == b"hello /usr\nfrom here\n"
+    assert program.stderr.read() == b"error\n"
+    assert program.wait(PATIENCE) == 7
+    assert program.poll() == 7
+    program.close()
+    with pytest.raises(CommandNotFound, match=r"'a': there is no program 'no-such' in its PATH, '/"):
+        pod["a"].exec(["no-such"])
+    with pytest.raises(CommandNotFound, match="there is no program '/usr'"):
+        pod["a"].exec(["/usr"])
+    pod["over"].wait(PATIENCE)
+    with pytest.raises(podipc.Closed, match="'over' does not run: terminated"):
+        pod["over"].exec(["true"])
+    with pytest.raises(UnknownPod, match="it has a, over"):
+        pod["c"]
+
+
+def test_a_program_that_is_killed_does_not_go_on_in_the_container(make: Maker) -> None:
+    pod = make.up(container("a", FOREVER))
+    program = pod["a"].exec(["sh", "-c", "echo $$; exec sleep 12345"], stdout=PIPE)
+    assert program.stdout
+    inside = program.stdout.readline().decode().strip()
+    assert say(pod, "a", "cat", f"/proc/{inside}/comm") == "sleep"
+    with pytest.raises(podipc.Timeout):
+        program.wait(0.01)
+    program.kill()
+    assert program.wait(PATIENCE) == -signal.SIGKILL
+    assert "No such file" in say(pod, "a", "cat", f"/proc/{inside}/comm", code=1)
+    program.close()
+    handled = "trap 'exit 9' USR1; echo ready; while :; do sleep 0.05; done"
+    program = pod["a"].exec(["sh", "-c", handled], stdout=PIPE)
+    assert program.stdout
+    assert program.stdout.readline() == b"ready\n"
+    program.send_signal(signal.SIGUSR1)
+    assert program.wait(PATIENCE) == 9
+    program.close()
+
+
+def test_the_grace_period(make: Maker) -> None:
+    """Whoever handles SIGTERM has the time; who could not notice it is not waited for."""
+    slow = "trap 'sleep 0.5; echo done; exit 0' TERM; echo runs; while :; do sleep 0.05; done"
+    pod = make.up(container("a", slow), container("deaf", ["sleep", "1000"]))
+    eventually(lambda: pod["a"].logs(), "its handler is there")
+    start = time.monotonic()
+    pod.close()
+    assert time.monotonic() - start < 15, "the grace period is 20 s"
+    assert pod["a"].logs() == "runs\ndone\n"
+    assert pod["a"].returncode == 0
+    assert pod["deaf"].returncode == -signal.SIGKILL
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("fields", "spec", "error", "text"),
+    [
+        (
+            {"image": "localhost/podipc:none"},
+            {},
+            ManifestError,
+            r"manifest: spec.containers\[1\].image: podman has no image 'localhost/podipc:none'; "
+            r"build it: k8s/image/build.sh",
+        ),
+        (
+            {"image": "docker.io/library/none:1"},
+            {},
+            ManifestError,
+            r"\.image: podman has no image .*; get it: podman pull docker.io/library/none:1",
+        ),
+        (
+            {"command": ["no-such-program"]},
+            {},
+            CommandNotFound,
+            r"manifest: spec.containers\[1\].command: container 'b': image .* 'no-such-program'",
+        ),
+        (
+            {"volumeMounts": [{"name": "v", "mountPath": "/v"}]},
+            {"volumes": [{"name": "v", "configMap": {"name": "x"}}]},
+            ManifestError,
+            r"spec.volumes\[0\].configMap: the runtime podman has emptyDir and hostPath",
+        ),
+        (
+            {"volumeMounts": [{"name": "v", "mountPath": "/v"}]},
+            {"volumes": [{"name": "v", "hostPath": {"path": "/no/such/place"}}]},
+            ManifestError,
+            r"spec.volumes\[0\].hostPath.path: there is no /no/such/place",
+        ),
+        (
+            {"securityContext": {"runAsNonRoot": True, "runAsUser": 0}},
+            {},
+            ManifestError,
+            r"spec.containers\[1\]: runAsNonRoot is true, but it would run as UID 0",
+        ),
+        (
+            {"command": ["sh", "-c", "\necho x\n"]},
+            {},
+            ManifestError,
+            r"spec.containers\[1\].command\[2\]: this podman cannot read a text of several lines",
+        ),
+        (
+            {"envFrom": [{"configMapRef": {"name": "x"}}]},
+            {},
+            ManifestError,
+            r"spec.containers\[1\].envFrom\[0\]: the runtime podman has no ConfigMaps",
+        ),
+    ],
+)
+def test_bad_input(
+    make: Maker,
+    fields: dict[str, Any],
+    spec: dict[str, Any],
+    error: type[PodError],
+    text: str,
+) -> None:
+    with pytest.raises(error, match=text):
+        make.up(container("a", FOREVER), {**container("b", FOREVER), **fields}, **spec)
+    assert ours() == NOTHING
+
+
+def test_a_name_that_podman_has(make: Maker) -> None:
+    name = unique_name("pod").lower()
+    podman("pod", "create", "--name", name)
+    try:
+        with pytest.raises(PodError, match=f"podman has a Pod '{name}' already.*pod rm -f {name}"):
+            make.up(container("a", FOREVER), name=name)
+        assert ours()["pods"] == [name], "it is not ours to remove"
+    finally:
+        podman("pod", "rm", "-f", name)
+
+
+def test_a_container_that_ends_at_once(make: Maker) -> None:
+    pod = make.up(container("a", "echo why; exit 5"))
+    assert pod.wait(PATIENCE) == "Failed"
+    assert re.search(
+        r"spec.containers\[0\]: container 'a' ended with Error, exit code 5; it last said: why",
+        pod.message,
+    )
+
+
+def test_without_podman(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    code = "import podipc.pod as p, json, sys; p.up(json.loads(sys.argv[1]), 'podman')"
+    env = {**os.environ, "PATH": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    document_ = json.dumps(document(container("a", "true")))
+    for script, reason in (
+        (None, "podman, which is not in PATH: apt-get install podman"),
+        ("echo broken >&2; exit 1", "podman cannot run here: broken"),
+        ("echo podman version 3.4.1", "needs podman 4.0 or later, not 3.4.1"),
+    ):
+        if script is not None:
+            (tmp_path / "podman").write_text(f"#!/bin/sh\n{script}\n")
+            (tmp_path / "podman").chmod(0o755)
+        done = subprocess.run(
+            [sys.executable, "-c", code, document_],
+            check=False,
+            capture_output=True,
+            text=True,
+            env=env,
+        )
+        assert done.returncode == 1
+        assert f"NotHere: {reason}" in done.stderr or reason in done.stderr, done.stderr
+
+
+def test_auto_and_notes() -> None:
+    spec = read(document(container("a", "true"))).pod()
+    assert notes_of(spec, "auto") == ["runtime: podman, because podman is here and has every image"]
+    absent = document({**container("a", "true"), "image": "localhost/none"})
+    assert notes_of(read(absent).pod(), "auto")[0] == (
+        "runtime: local, because with podman: spec.containers[0].image: podman has no image "
+        "'localhost/none'; build it: podman build -t localhost/none DIRECTORY"
+    )
+    probe = {"exec": {"command": ["true"]}}
+    rich = document(
+        container(
+            "a",
+            "true",
+            ports=[{"containerPort": 80, "hostPort": 80}],
+            livenessProbe=probe,
+            readinessProbe=probe,
+            startupProbe=probe,
+            lifecycle={"preStop": probe},
+            imagePullPolicy="Always",
+            securityContext={
+                "readOnlyRootFilesystem": True,
+                "seccompProfile": {"type": "Unconfined"},
+            },
+            resources={"requests": {"cpu": "1"}},
+        ),
+        hostNetwork=True,
+        restartPolicy="Always",
+        volumes=[{"name": "v", "emptyDir": {"sizeLimit": "1Mi"}}],
+    )
+    fields = [note.partition(":")[0] for note in notes_of(read(rich).pod(), "podman")]
+    at = "spec.containers[0]"
+    assert fields == [
+        "ports",
+        "spec.hostNetwork",
+        *(f"{at}.{name}" for name in rich["spec"]["containers"][0] if name in PROBES),
+        f"{at}.securityContext.seccompProfile",
+        f"{at}.resources.requests.cpu",
+        "spec.volumes[0].emptyDir.sizeLimit",
+        "spec.restartPolicy",
+    ]
+
+
+PROBES = ("livenessProbe", "readinessProbe", "startupProbe", "lifecycle", "imagePullPolicy")
+
+# Deaths of the parent
+
+PARENT = """
+import json, sys, time
+import podipc.pod
+with podipc.pod.up(json.loads(sys.argv[1]), "podman") as pod:
+    print(pod["a"].pid, flush=True)
+    time.sleep(1000)
+"""
+
+
+@pytest.mark.parametrize("when", ["while it runs", "while it is made"])
+def test_a_parent_that_is_killed(when: str, tmp_path: Path) -> None:
+    mounts = {"volumeMounts": [{"name": "m", "mountPath": "/m"}, {"name": "d", "mountPath": "/d"}]}
+    made = document(
+        container("a", FOREVER, **mounts),
+        volumes=[{"name": "m", "emptyDir": {"medium": "Memory"}}, {"name": "d", "emptyDir": {}}],
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", PARENT, json.dumps(made)],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    ) as parent:
+        assert parent.stdout
+        if when == "while it runs":
+            pid = int(parent.stdout.readline())
+        else:
+            eventually(lambda: ours()["volumes"], "it is at it")
+        parent.kill()
+        parent.wait(PATIENCE)
+    eventually(lambda: ours() == NOTHING, "nothing is left in podman")
+    assert not guardians()
+    if when == "while it runs":
+        assert not Path(f"/proc/{pid}").exists()
+
+
+def guardians() -> list[str]:
+    own = str(ROOT / "podipc/pod/guardian.py")
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            words = path.read_bytes().decode(errors="replace").split("\0")
+            environ = path.with_name("environ").read_bytes()
+            if own in words and f"PYTEST_CURRENT_TEST={MARK}".encode() in environ:
+                found.append(path.parent.name)
+    return found
+
+
+MARK = "tests/pods/test_podman.py::test_a_parent_that_is_killed"
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_run_is_interrupted(tmp_path: Path, number: int, code: int) -> None:
+    file = tmp_path / "pod.json"
+    file.write_text(json.dumps(document(container("a", FOREVER))))
+    with subprocess.Popen(
+        [sys.executable, "-m", "podipc", "pod", "run", "--runtime", "podman", str(file)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    ) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "a | runs\n"
+        process.send_signal(number)
+        out, err = process.communicate(timeout=PATIENCE)
+    assert (out, process.returncode) == ("a | ends\n", code), err
+    assert ours() == NOTHING
+
+
+# The command line, and several Pods
+
+
+class Line:
+    """The command line with a runtime directory of its own."""
+
+    def __init__(self, directory: Path) -> None:
+        self.env = {**os.environ, "PYTHONPATH": str(ROOT), "XDG_RUNTIME_DIR": str(directory)}
+
+    def run(self, *words: str, code: int = 0) -> tuple[str, str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "podipc", "pod", *words],
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            env=self.env,
+        )
+        assert done.returncode == code, (done.stdout, done.stderr)
+        return done.stdout, done.stderr
+
+
+def test_the_command_line(tmp_path: Path) -> None:
+    line = Line(tmp_path)
+    made = document(container("a", FOREVER), container("b", "echo of b; sleep 1000"))
+    name = made["metadata"]["name"]
+    file = tmp_path / "pod.json"
+    file.write_text(json.dumps(made))
+    assert line.run("up", "--runtime", "podman", str(file))[0] == f"Pod {name} is up\n"
+    try:
+        (pod,) = json.loads(line.run("list", "--json")[0])
+        assert (pod["name"], pod["runtime"], pod["phase"]) == (name, "podman", "Running")
+        assert line.run("exec", name, "-c", "b", "--", "sh", "-c", "hostname; exit 7", code=7)[0]
+        assert "runs\n" in line.run("logs", name, "-c", "a")[0]
+        assert sorted(line.run("logs", str(file))[0].splitlines()) == ["a | runs", "b | of b"]
+    finally:
+        assert line.run("down", str(file), "--grace", "0")[0] == f"Pod {name} is down\n"
+    assert line.run("list")[0] == ""
+    assert ours() == NOTHING
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("no-ports", {"client": "100 tensors there and back on 127.0.0.1", "server": "served"}),
+        ("shared-memory-pod", {"consumer": "received", "producer": "sent"}),
+        (
+            "service",
+            {
+                "client/client": "127.0.0.1 refused; tensors is",
+                "server/server": "a client from",
+            },
+        ),
+    ],
+)
+def test_manifests(tmp_path: Path, name: str, said: dict[str, str]) -> None:
+    networks = podman("network", "ls", "-q")
+    file = str(ROOT / f"k8s/pods/{name}.yaml")
+    out, _ = Line(tmp_path).run("run", "--runtime", "podman", file)
+    for who, text in said.items():
+        assert re.search(rf"^{who} +\| {re.escape(text)}", out, re.MULTILINE), out
+    assert podman("network", "ls", "-q") == networks
+
+
+def test_two_pods_in_the_background(tmp_path: Path) -> None:
+    line = Line(tmp_path)
+    names = [unique_name("pod").lower() for _ in range(2)]
+    pods = [document(container("c", FOREVER), name=name) for name in names]
+    service = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "web"},
+        "spec": {"selector": {"app": "x"}, "ports": [{"port": 80, "targetPort": 8080}]},
+    }
+    pods[1]["metadata"]["labels"] = {}
+    file = tmp_path / "pods.yaml"
+    file.write_text("\n---\n".join(map(json.dumps, [*pods, service])))
+    networks = podman("network", "ls", "-q")
+    _, err = line.run("up", str(file))
+    assert "Service web: spec.ports[0].targetPort: not used" in err
+    try:
+        for other in (names[0], "web", "web.default.svc.cluster.local"):
+            out = line.run("exec", names[1], "--", "getent", "hosts", other)[0]
+            assert out.startswith("10."), out
+        out = line.run("logs", str(file))[0]
+        assert sorted(out.splitlines()) == sorted(f"{name}/c | runs" for name in names)
+        assert "expected one Pod, not 2" in line.run("exec", str(file), "true", code=2)[1]
+        line.run("down", names[0], "--grace", "0")
+        assert [pod["name"] for pod in json.loads(line.run("list", "--json")[0])] == [names[1]]
+    finally:
+        line.run("down", names[1], "--grace", "0")
+    assert ours() == NOTHING
+    assert podman("network", "ls", "-q") == networks
+
+
+def test_a_server_ends_with_its_clients(tmp_path: Path) -> None:
+    server, client = (
+        document(container("c", FOREVER), restartPolicy="Always"),
+        document(container("c", "echo asks; exit 0")),
+    )
+    file = tmp_path / "pods.yaml"
+    file.write_text("\n---\n".join(map(json.dumps, [server, client])))
+    out, _ = Line(tmp_path).run("run", str(file))
+    name = server["metadata"]["name"]
+    assert [line for line in out.splitlines() if line.startswith(name)][-1] == f"{name}/c | ends"
+    client["spec"]["containers"][0]["command"] = ["no-such-program"]
+    file.write_text("\n---\n".join(map(json.dumps, [server, client])))
+    _, err = Line(tmp_path).run("run", str(file), code=1)
+    assert "no program 'no-such-program'" in err
+    assert ours() == NOTHING
+
+
+def test_up_all_where_there_is_no_network_between_pods(tmp_path: Path) -> None:
+    file = ROOT / "k8s/pods/service.yaml"
+    with pytest.raises(ManifestError, match=r"not 2 \(server, client\): .* use the runtime podman"):
+        up_all(file, "local")
+
+
+def test_up_all_from_python() -> None:
+    with up_all(ROOT / "k8s/pods/service.yaml", "podman") as pods:
+        assert list(pods) == ["server", "client"]
+        assert pods.wait(PATIENCE) == "Succeeded", pods.message
+        assert pods["client"]["client"].logs().startswith("127.0.0.1 refused")
+        with pytest.raises(UnknownPod, match="there is server, client"):
+            pods["nobody"]
+
+
+def test_threads_at_once(make: Maker) -> None:
+    """Programs, signals and questions from several threads."""
+    pod = make.up(container("a", FOREVER), container("b", FOREVER))
+    failed: list[BaseException] = []
+
+    def ask(name: str) -> None:
+        try:
+            for _ in range(3):
+                assert say(pod, name, "hostname") == pod.name[:63]
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=ask, args=(name,)) for name in "aabb"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert not failed
