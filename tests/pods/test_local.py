@@ -63,7 +63,9 @@ class Maker:
         return file
 
     def up(self, *containers: dict[str, Any], backoff: float = 10.0, **spec: Any) -> Pod:
-        return self._stack.enter_context(up(self.write(*containers, **spec), backoff=backoff))
+        return self._stack.enter_context(
+            up(self.write(*containers, **spec), "local", backoff=backoff)
+        )
 
     def close(self) -> None:
         self._stack.close()
@@ -73,8 +75,10 @@ def host_traces() -> dict[str, Any]:
     """What a Pod could leave on the host."""
     places = {c.parent for c in cgroups.controllers().values() if c.parent}
     scratch = [p for d in ("/var/tmp", "/tmp") for p in Path(d).glob("podipc-*-*-*")]
+    mounts = Path("/proc/self/mounts").read_text().splitlines()
     return {
-        "mounts": Path("/proc/self/mounts").read_text(),
+        # Those of podman come and go with the containers of others.
+        "mounts": [line for line in mounts if "/containers/" not in line and "netns" not in line],
         "cgroups": sorted(str(p) for place in places for p in place.glob("podipc-*")),
         "scratch": sorted(map(str, scratch)),
     }

@@ -113,7 +113,7 @@ def test_shared_memory_pod(containers, tmp_path, reverse):
 def test_shared_memory_pod_in_containers():
     """In namespaces of their own where this machine permits it."""
     ran = subprocess.run(
-        [sys.executable, "-m", "podipc", "pod", "run", SHARED],
+        [sys.executable, "-m", "podipc", "pod", "run", "--runtime", "local", SHARED],
         check=False,
         capture_output=True,
         text=True,
