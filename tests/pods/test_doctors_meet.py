@@ -349,7 +349,7 @@ AS_USER = """
 import ctypes, json, os, sys
 import encodings.idna, podipc.pod.local.pod, podipc.pod.manifest, podipc.pod
 {become}
-with podipc.pod.up(sys.argv[1]) as pod:
+with podipc.pod.up(sys.argv[1], "local") as pod:
     pod.wait(60)
     print(json.dumps([pod.containers[name].logs() for name in "ab"]))
 """

@@ -37,7 +37,7 @@ from podipc.pod.errors import (
 )
 from podipc.pod.runtime import Container, Pod
 
-RUNTIMES = ["local"]
+RUNTIMES = ["local", pytest.param("podman", marks=pytest.mark.podman)]
 """All in which the tests run that depend on what the runtime does."""
 IMAGE = "localhost/podipc:latest"
 is_root = os.geteuid() == 0

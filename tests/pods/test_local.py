@@ -643,7 +643,7 @@ def test_it_fails_in_the_end(make: Maker) -> None:
 PARENT = """
 import os, sys, time
 import podipc.pod
-pod = podipc.pod.up(sys.argv[1])
+pod = podipc.pod.up(sys.argv[1], "local")
 with pod:
     print(pod["a"].pid, pod._sandbox.scratch, flush=True)
     time.sleep(1000)
@@ -708,7 +708,7 @@ AS_USER = """
 import json, os, sys
 import encodings.idna, podipc.pod.local.pod, podipc.pod.manifest, podipc.pod
 become()
-with podipc.pod.up(sys.argv[1]) as pod:
+with podipc.pod.up(sys.argv[1], "local") as pod:
     phase = pod.wait(60)
     logs = {name: c.logs() for name, c in pod.containers.items()}
     print(json.dumps([phase, pod.message, pod.notes, logs, pod.isolation, pod._sandbox.scratch]))

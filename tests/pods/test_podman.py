@@ -52,9 +52,7 @@ def ours() -> dict[str, list[str]]:
     containers = podman("ps", "-a", "--format", "{{.Names}}").split()
     return {
         "pods": names,
-        "containers": [
-            n for n in podman("ps", "-a", "--format", "{{.Names}}").split() if PREFIX in n
-        ],
+        "containers": [name for name in containers if PREFIX in name],
         "volumes": [n for n in podman("volume", "ls", "-q").split() if PREFIX in n],
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 from podipc.pod import manifest as manifests
@@ -55,6 +56,10 @@ class Pod(supervisor.Pod):
 
 def why_not(spec: manifests.Pod) -> str | None:
     """Why podman cannot run this manifest here, or None if it can."""
+    # Podman would leave a process for a user who has never used it.
+    store = os.path.expanduser("~/.local/share/containers/storage")
+    if os.geteuid() != 0 and not os.path.isdir(store):
+        return f"UID {os.geteuid()} has no images of its own"
     try:
         check(spec)
     except (ManifestError, NotHere) as error:
