@@ -49,7 +49,10 @@ class Guardian:
         with theirs:
             try:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-I", "-S", __file__, str(theirs.fileno())],
+                    [
+                        *(sys.executable, "-I", "-S", __file__),
+                        *(str(theirs.fileno()), str(os.getpid())),
+                    ],
                     pass_fds=[theirs.fileno()],
                     stdin=subprocess.DEVNULL,
                     # Whoever waits for the end of our output is not to wait for it.
@@ -131,24 +134,25 @@ class Guardian:
 class _Lines:
     """Lines from the parent, until it has closed the socket or is no more."""
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: socket.socket, parent: int) -> None:
         self._connection = connection
         self._data = b""
-        # A process forked from the parent holds the socket open after the parent's end.
-        parent = os.getppid()
-        self._parent = os.pidfd_open(parent)
-        if os.getppid() != parent:
-            raise ProcessLookupError
         self._poller = select.poll()
         self._poller.register(connection, select.POLLIN)
-        self._poller.register(self._parent, select.POLLIN)
+        # A process forked from the parent holds the socket open after the parent's end, which
+        # may have come already.
+        try:
+            self._poller.register(os.pidfd_open(parent), select.POLLIN)
+            self._alive = os.getppid() == parent
+        except ProcessLookupError:
+            self._alive = False
 
     def __iter__(self) -> Iterator[bytes]:
         while True:
             *lines, self._data = self._data.split(b"\n")
             yield from lines
             # What it said before its end counts.
-            ready = dict(self._poller.poll())
+            ready = dict(self._poller.poll(None if self._alive else 0))
             if self._connection.fileno() not in ready:
                 return
             piece = self._connection.recv(1 << 16)
@@ -157,10 +161,10 @@ class _Lines:
             self._data += piece
 
 
-def _serve(connection: socket.socket) -> None:
+def _serve(connection: socket.socket, parent: int) -> None:
     todo: list[dict[str, Any]] = []
     try:
-        for line in _Lines(connection):
+        for line in _Lines(connection, parent):
             message = json.loads(line)
             if "run" in message:
                 _answer(connection, _run(message["run"], message["input"], message["env"], None))
@@ -223,14 +227,14 @@ def _finish(todo: list[dict[str, Any]]) -> list[str]:
 
 
 def main() -> None:
-    """Serve the socket whose descriptor is the first argument."""
+    """Serve the socket whose descriptor is the first argument; the second is our parent."""
     # Handled and not ignored: what it starts would inherit that.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: None)
     fd = int(sys.argv[1])
     os.set_inheritable(fd, False)
     os.chdir("/")
-    _serve(socket.socket(fileno=fd))
+    _serve(socket.socket(fileno=fd), int(sys.argv[2]))
 
 
 if __name__ == "__main__":
