@@ -88,12 +88,16 @@ def start(
     grace: float | None = None,
     backoff: float = 10.0,
     at_end: Sequence[str] = (),
+    **options: Any,
 ) -> Pod:
-    """As `up`, of a manifest that has been read; `at_end` are paths to remove with the Pod."""
+    """As `up`, of a manifest that has been read.
+
+    `at_end` are paths to remove with the Pod, `options` what the runtime alone knows.
+    """
     from podipc.pod import local
 
     _resolved(spec, runtime)
-    return local.Pod(spec, grace=grace, backoff=backoff, at_end=at_end)
+    return local.Pod(spec, grace=grace, backoff=backoff, at_end=at_end, **options)
 
 
 def notes_of(spec: manifests.Pod, runtime: str = "auto") -> list[str]:

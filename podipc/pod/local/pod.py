@@ -139,6 +139,8 @@ class Pod(runtime.Pod):
         More paths to remove when the Pod ends, however that happens.
     shm_bytes
         Size of its ``/dev/shm``.
+    isolate
+        With False its containers are plain processes of this machine, and have no volumes.
 
     Raises
     ------
@@ -158,6 +160,7 @@ class Pod(runtime.Pod):
         backoff: float = 10.0,
         at_end: Sequence[str] = (),
         shm_bytes: int = SHM_BYTES,
+        isolate: bool = True,
     ) -> None:
         super().__init__(spec, grace)
         self.containers: dict[str, Container] = {
@@ -169,7 +172,7 @@ class Pod(runtime.Pod):
         self._changed = threading.Condition(threading.RLock())
         self._init = [c for c in self.containers.values() if c.is_init]
         self._main = [c for c in self.containers.values() if not c.is_init]
-        self._sandbox = Sandbox(spec, at_end, shm_bytes)
+        self._sandbox = Sandbox(spec, at_end, shm_bytes, isolate=isolate)
         self.notes = self._sandbox.notes
         self._selector = selectors.DefaultSelector()
         self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
