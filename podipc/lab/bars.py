@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from podipc.lab import machine, methods, table
-from podipc.lab.compare import Failed, Pair, Plan, often
+from podipc.lab.driver import often
+from podipc.lab.pair import Failed, Pair, alone
 
 KI, MI = 1 << 10, 1 << 20
 Probe = tuple[Any, ...]
@@ -205,7 +206,7 @@ def measure(
     probes = list(dict.fromkeys(p for bar in chosen for p in (bar.measured, bar.against) if p))
     found: dict[Probe, list[float]] = {probe: [] for probe in probes}
     failed: dict[Probe, str] = {}
-    with Pair(Plan(())) as pair:
+    with alone() as pair:
         ways = Probes(pair, seconds)
         for number in range(repeat):
             for probe in probes if number % 2 == 0 else reversed(probes):

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import difflib
-import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from podipc.console import EXIT_CODES, FAILED, OK, Usage
+from podipc._core import PodipcError
+from podipc.console import EXIT_CODES, FAILED, OK, USAGE, Usage, printable
 
 if TYPE_CHECKING:
-    from podipc.lab.compare import Plan
-    from podipc.lab.methods import Method
+    from podipc.lab.plan import Plan
     from podipc.lab.results import Results
 
 COMPARE_EXAMPLES = """\
@@ -23,6 +21,8 @@ examples:
   podipc compare --peers --floor       with what else there is, and the floor
   podipc compare --methods shm,tcp --sizes 64,4K,1M
   podipc compare --input photographs.npz
+  podipc compare --runtime podman --json podman.json
+  podipc compare --against podman.json
   podipc compare --quick --output report/
   podipc compare --quick --json - | jq '.rows[].method'
 
@@ -34,47 +34,43 @@ tensors one way. Every tensor is checked at the other side.
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add ``compare`` to the commands of `podipc`."""
+    from podipc.lab import plan
+
     parser = commands.add_parser(
         "compare",
         help="measure every method between two containers",
-        description="Start two containers on this machine, and measure every method of moving\n"
-        "a tensor from one to the other.",
+        description="Start a Pod of two containers, and measure every method of moving a tensor\n"
+        "from one to the other.",
         epilog=COMPARE_EXAMPLES + EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(run=_compare, parser=parser)
-    what = parser.add_argument_group("what is measured")
-    what.add_argument(
-        "--methods", metavar="A,B", type=_names, help="these only (default: all of podipc's own)"
-    )
-    what.add_argument(
-        "--sizes", metavar="N,N", type=_sizes, help="bytes, as 64,4K,1M (default: 64 to 64M)"
-    )
-    what.add_argument(
-        "--input", metavar="FILE", type=Path, help="tensors of a .npy, .npz or .safetensors file"
-    )
-    what.add_argument("--peers", action="store_true", help="also what a user would pick instead")
-    what.add_argument(
-        "--floor", action="store_true", help="also what the machine can do at best, in plain C"
-    )
-    what.add_argument("--list", action="store_true", help="only say which methods there are")
-    how = parser.add_argument_group("how long, and where")
-    how.add_argument("--quick", action="store_true", help="fewer sizes and rounds; under 20 s")
-    how.add_argument("--rounds", metavar="N", type=_positive, help="at most N round trips a turn")
-    how.add_argument("--repeat", metavar="N", type=_positive, help="N turns for each method")
-    how.add_argument(
+    plan.add_options(parser)
+    where = parser.add_argument_group("where")
+    where.add_argument(
         "--runtime",
-        choices=["local", "plain"],
-        help="local: containers made of namespaces; plain: plain processes "
+        choices=plan.RUNTIMES,
+        help="what runs the two containers; plain: plain processes, nothing isolated "
         "(default: local, or plain where that is not permitted)",
     )
-    how.add_argument(
+    where.add_argument(
         "--shm-size",
         metavar="N",
-        type=_shm_size,
-        default=1 << 30,
+        type=plan.one_size,
+        default=plan.SHM_BYTES,
         help="size of the Pod's /dev/shm (default: 1G, so that everything fits; Kubernetes "
         "gives 64M; podipc's own shm does not need it)",
+    )
+    where.add_argument(
+        "--manifest",
+        metavar="FILE",
+        help="another Pod than that of k8s/pods/compare.yaml, with containers of the same names: "
+        "for another image, other limits, a certain node",
+    )
+    seen = parser.add_argument_group("results of another run")
+    seen.add_argument("--against", metavar="FILE", type=Path, help="lay a saved run beside this")
+    seen.add_argument(
+        "--from", dest="saved", metavar="FILE", type=Path, help="a saved run; measure nothing"
     )
     out = parser.add_argument_group("output")
     out.add_argument("--json", metavar="FILE", help="save the results; - for standard output only")
@@ -83,91 +79,134 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "--output", metavar="DIR", type=Path, help="write a report: results, figures and a page"
     )
     out.add_argument("--no-progress", action="store_true", help="no display while it runs")
-    parser.add_argument("--corrupt", type=int, help=argparse.SUPPRESS)
+    _add_role(parser)
 
 
-def _names(text: str) -> list[str]:
-    """Names of methods."""
-    from podipc.lab import methods
-
-    known = list(methods.every())
-    for name in (names := text.split(",")):
-        if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            hint = f" (did you mean {near[0]!r}?)" if near else ""
-            raise argparse.ArgumentTypeError(
-                f"no method {name!r}{hint}; there are {', '.join(known)}"
-            )
-    return list(dict.fromkeys(names))
-
-
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([KMG])(?:i?B)?|B)?", re.IGNORECASE)
-_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
-BIGGEST = 4 << 30
-
-
-def _sizes(text: str) -> list[int]:
-    """Sizes in bytes."""
-    sizes = []
-    for word in text.split(","):
-        match = _SIZE.fullmatch(word.strip())
-        if not match:
-            raise argparse.ArgumentTypeError(
-                f"{word!r} is not a size; write bytes, or 4K, 1M, 2G (powers of 1024)"
-            )
-        size = float(match[1]) * _UNITS[(match[2] or "").upper()]
-        if size % 8 or not 8 <= size <= BIGGEST:
-            raise argparse.ArgumentTypeError(
-                f"{word!r}: a size is a multiple of 8 bytes, from 8 bytes to 4 GiB"
-            )
-        sizes.append(int(size))
-    return sorted(set(sizes))
-
-
-def _shm_size(text: str) -> int:
-    """One size."""
-    (size,) = _sizes(text)
-    return size
-
-
-def _positive(text: str) -> int:
-    """A whole number from 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
-    return int(text)
+def _add_role(parser: argparse.ArgumentParser) -> None:
+    """What the containers of the manifest are started with."""
+    parser.add_argument(
+        "--as", dest="role", choices=["producer", "consumer"], help=argparse.SUPPRESS
+    )
+    for name in ("--memory", "--disk"):
+        parser.add_argument(name, type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--wait", type=float, help=argparse.SUPPRESS)
+    parser.add_argument("--events", action="store_true", help=argparse.SUPPRESS)
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from podipc.lab import compare, progress, table
-    from podipc.lab.inputs import InputError
+    from podipc.lab import plan
 
     if options.list:
         return _list()
-    plan = _plan(options)
-    if options.json == "-" and options.csv == "-":
-        raise Usage("--json - and --csv - cannot both have standard output")
-    for path in (options.json, options.csv):
-        _check_writable(path)
-    _check_report(options.output)
     try:
-        with progress.display(not options.no_progress) as update:
-            results = compare.compare(plan, update)
-    except InputError as error:
-        raise Usage(f"--input: {error}") from error
-    except compare.WorkerDied as error:
-        print(f"podipc: {error}", file=sys.stderr)
-        return FAILED
+        wanted = plan.of(options)
+    except plan.WrongPlan as error:
+        raise Usage(str(error)) from error
+    if options.role is not None:
+        return _role(options, wanted)
+    if options.saved is not None:
+        _check_nothing_measured(options)
+    _check_output(options)
+    other = None if options.against is None else _load(options.against)
+    results = _measure(options, wanted) if options.saved is None else _load(options.saved)
+    if isinstance(results, int):
+        return results
     for path, text in ((options.json, results.to_json), (options.csv, results.to_csv)):
         _write(path, text)
     if "-" not in (options.json, options.csv):
-        table.show(results, sys.stdout)
+        _show(options, results, other)
     _report(options, results)
-    wrong = [row for row in results.rows if row.wrong]
-    for row in wrong:
-        print(f"podipc: {row.method}, {row.size} bytes: {row.error}", file=sys.stderr)
-    if wrong or all(row.error is not None for row in results.rows):
-        return FAILED
-    return OK
+    return _verdict(results)
+
+
+def _check_nothing_measured(options: argparse.Namespace) -> None:
+    measured = ("methods", "sizes", "input", "peers", "floor", "quick", "rounds", "repeat")
+    for name in (*measured, "runtime", "manifest"):
+        if getattr(options, name):
+            raise Usage(f"--from measures nothing: --{name} has no effect")
+
+
+def _check_output(options: argparse.Namespace) -> None:
+    if options.json == "-" and options.csv == "-":
+        raise Usage("--json - and --csv - cannot both have standard output")
+    if options.against is not None and "-" in (options.json, options.csv):
+        raise Usage("--against prints tables, but standard output is for --json or --csv")
+    for path in (options.json, options.csv):
+        _check_writable(path)
+    _check_report(options.output)
+
+
+def _measure(options: argparse.Namespace, wanted: Plan) -> Results | int:
+    """The results, or the exit code if there are none."""
+    from podipc.lab import outside, progress
+    from podipc.lab.inputs import InputError
+    from podipc.pod.errors import ManifestError
+
+    try:
+        with progress.display(not options.no_progress) as update:
+            return outside.compare(
+                wanted,
+                options.runtime,
+                shm_bytes=options.shm_size,
+                manifest=options.manifest,
+                progress=update,
+            )
+    except InputError as error:
+        raise Usage(f"--input: {error}") from error
+    except (outside.ComparisonFailed, PodipcError) as error:
+        print(f"podipc: {error}", file=sys.stderr)
+        return USAGE if isinstance(error, ManifestError) else FAILED
+
+
+def _verdict(results: Results) -> int:
+    from podipc.lab import roles
+
+    for row in results.rows:
+        if row.wrong:
+            text = printable(f"{row.method}, {row.size} bytes: {row.error}")
+            print(f"podipc: {text}", file=sys.stderr)
+    return roles.verdict(results)
+
+
+def _role(options: argparse.Namespace, wanted: Plan) -> int:
+    """In a container of the Pod."""
+    from podipc.lab import pair, roles
+
+    memory = options.memory or roles.MEMORY
+    wait = pair.WAIT if options.wait is None else options.wait
+    if options.role == "consumer":
+        return roles.consumer(memory, wait, events=options.events)
+    disk = options.disk or roles.DISK
+    return roles.producer(wanted, memory, disk, wait, events=options.events)
+
+
+def _load(path: Path) -> Results:
+    from podipc.lab.results import Results, ResultsError
+
+    try:
+        return Results.load(path)
+    except ResultsError as error:
+        raise Usage(str(error)) from error
+    except OSError as error:
+        raise Usage(f"{path}: {error.strerror}") from error
+
+
+def _show(options: argparse.Namespace, results: Results, other: Results | None) -> None:
+    from podipc.lab import against, table
+
+    name = "this run" if options.saved is None else options.saved.name
+    try:
+        if other is None:
+            table.show(results, sys.stdout)
+        else:
+            for line in against.lines(results, other, name, options.against.name):
+                print(printable(line))
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        if options.saved is None and other is None:
+            raise
+        # Results load if they have the form; what stands in them may be anything.
+        files = " or ".join(str(p) for p in (options.saved, options.against) if p)
+        raise Usage(f"{files}: not as podipc saves results: {error!r}") from error
 
 
 def _list() -> int:
@@ -181,36 +220,6 @@ def _list() -> int:
         if method.missing:
             print(f"{'':14} {method.missing}")
     return OK
-
-
-def _plan(options: argparse.Namespace) -> Plan:
-    """What the options ask for."""
-    from podipc.lab import compare, methods
-
-    known = methods.every()
-    if options.methods is not None:
-        chosen: list[Method] = [known[name] for name in options.methods]
-    else:
-        chosen = [m for m in methods.ours().values() if not m.extra]
-    if options.peers:
-        chosen += [m for m in methods.peers().values() if m not in chosen and not m.extra]
-    if options.floor:
-        chosen += [m for m in methods.floor().values() if m not in chosen]
-    if options.input is not None and options.sizes is not None:
-        raise Usage("--sizes is for synthetic tensors; with --input the file says what is sent")
-    quick = options.quick
-    return compare.Plan(
-        methods=chosen,
-        sizes=options.sizes or (compare.QUICK_SIZES if quick else compare.SIZES),
-        input=options.input,
-        repeat=options.repeat or (3 if quick else 5),
-        rounds=options.rounds or 2000,
-        seconds=0.015 if quick else 0.1,
-        limit=13.0 if quick else 240.0,
-        runtime=options.runtime or "local",
-        shm_bytes=options.shm_size,
-        corrupt=options.corrupt,
-    )
 
 
 def _check_writable(path: str | None) -> None:

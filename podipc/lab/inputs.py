@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,22 @@ class InputError(ValueError):
     """The file cannot be used; the text says why."""
 
 
-def read(path: Path) -> dict[str, Array]:
-    """All tensors of a file by name, C-contiguous. Raises `InputError`."""
+def check(path: Path) -> None:
+    """That a file can be read, and has the name of one of tensors. Raises `InputError`."""
     if path.suffix not in SUFFIXES:
         raise InputError(f"{path}: the name must end in {', '.join(SUFFIXES)}")
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise InputError(f"{path}: is not a regular file")
+        with path.open("rb"):
+            pass
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}") from error
+
+
+def read(path: Path) -> dict[str, Array]:
+    """All tensors of a file by name, C-contiguous. Raises `InputError`."""
+    check(path)
     try:
         if path.suffix == ".safetensors":
             found = _safetensors(path)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from podipc import _core
+from podipc.doctor import facts
 
 PACKAGES = ("podipc", "numpy", "iceoryx2", "pyzmq", "faster-fifo", "safetensors")
 _NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts")
@@ -51,8 +52,8 @@ def container() -> dict[str, Any]:
     """What this process sees of the container it runs in.
 
     Keys: ``pid``, ``uid``, ``hostname``, ``cpus`` (those it may run on), ``limits``,
-    ``shm`` (bytes of ``/dev/shm``: ``size`` and ``free``), ``namespaces`` (name to
-    identity; two processes with the same one share it).
+    ``shm`` (of ``/dev/shm``: bytes ``size`` and ``free``, and its ``device``), ``namespaces``
+    (name to identity; two processes with the same one share it).
     """
     return {
         "pid": os.getpid(),
@@ -76,6 +77,12 @@ def limits() -> dict[str, Any]:
         "memory": memory if memory < (_memory() or 0) else None,
         "cpus": cpus if cpus < len(os.sched_getaffinity(0)) else None,
     }
+
+
+def place(path: Path) -> dict[str, str | None]:
+    """A directory, and what it is on: ``path``, ``filesystem`` (as tmpfs or ext4)."""
+    mount = facts.mount_of(str(path))
+    return {"path": str(path), "filesystem": None if mount is None else mount["type"]}
 
 
 def versions() -> dict[str, str]:
@@ -117,7 +124,11 @@ def _shm() -> dict[str, int] | None:
         found = os.statvfs("/dev/shm")
     except OSError:
         return None
-    return {"size": found.f_blocks * found.f_frsize, "free": found.f_bavail * found.f_frsize}
+    return {
+        "size": found.f_blocks * found.f_frsize,
+        "free": found.f_bavail * found.f_frsize,
+        "device": os.stat("/dev/shm").st_dev,
+    }
 
 
 def _cpu_model() -> str:

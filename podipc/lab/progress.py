@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 
-from podipc.lab.compare import Progress
+from podipc.lab.driver import Progress
 
 
 def _silent(done: int, total: int, text: str) -> None:
@@ -37,7 +37,7 @@ def display(wanted: bool = True) -> Iterator[Progress]:
     with Bar(*columns, console=Console(stderr=True), transient=True, refresh_per_second=4) as bar:
         task = bar.add_task("starting two containers", total=None)
         yield lambda done, total, text: bar.update(
-            task, completed=done, total=total, description=text
+            task, completed=done, total=total or None, description=text
         )
 
 

@@ -242,15 +242,20 @@ class Results:
         except (ResultsError, UnicodeDecodeError) as error:
             raise ResultsError(f"{path}: {error}") from error
 
-    def to_json(self) -> str:
-        """As text, one row a line."""
+    def pieces(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """What is saved: everything but the rows, and the rows."""
         head = {
             "format": FORMAT,
             "version": VERSION,
             "percentiles": PERCENTILES,
             "about": self.about,
         }
-        rows = ",\n  ".join(json.dumps(dataclasses.asdict(row)) for row in self.rows)
+        return head, [dataclasses.asdict(row) for row in self.rows]
+
+    def to_json(self) -> str:
+        """As text, one row a line."""
+        head, pieces = self.pieces()
+        rows = ",\n  ".join(map(json.dumps, pieces))
         return json.dumps(head, indent=1)[:-2] + f',\n "rows": [\n  {rows}\n ]\n}}\n'
 
     @classmethod

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TextIO
 
 import numpy as np
 
+from podipc.console import printable
 from podipc.lab.results import Results, Row
 from podipc.lab.where import part
 
@@ -106,8 +107,8 @@ def lines(results: Results) -> list[str]:
         ]
     for paragraphs in (crossovers(results), failures(results.rows), [*sent(results)]):
         if paragraphs:
-            out += ["", *_wrap(paragraphs)]
-    return [*out[1:], "", *_wrap(where(results))]
+            out += ["", *wrap(paragraphs)]
+    return [*out[1:], "", *wrap(where(results))]
 
 
 def _block(
@@ -127,7 +128,7 @@ def _block(
         here = [(v, m) for (m, at), v in cells.items() if at == c and m not in floors]
         if len(here) > 1:
             best[c] = (min if quantity.lower_is_better else max)(here)[1]
-    head = "".join(f"{_short(text):>{CELL + 1}}" for _, text in columns)
+    head = "".join(f"{short(text):>{CELL + 1}}" for _, text in columns)
     block = [" " * label + head]
     for method in methods:
         if not any(m == method for m, _ in cells):
@@ -141,7 +142,8 @@ def _block(
     return block
 
 
-def _short(text: str) -> str:
+def short(text: str) -> str:
+    """A name that fits into a cell."""
     return text if len(text) <= CELL else f"{text[:4]}…{text[-2:]}"
 
 
@@ -314,7 +316,10 @@ def where(results: Results) -> list[str]:
         kind = f"Two containers: own {', '.join(own)}; shared {', '.join(shared)}"
     else:
         kind = "Two plain processes, nothing isolated"
-    first = f"{kind} (runtime {about['runtime']}); {pin}; {memory}, {cpus}."
+    if about["runtime"]:
+        version = about.get("runtime_version")
+        kind += f" (runtime {about['runtime']}{f' {version}' if version else ''})"
+    first = f"{kind}; {pin}; {memory}, {cpus}."
     return [
         first,
         *(note[0].upper() + note[1:].rstrip(".") + "." for note in about["notes"]),
@@ -329,7 +334,8 @@ def _count(n: int) -> str:
     return "once" if n == 1 else f"{n} times over"
 
 
-def _wrap(paragraphs: Iterable[str]) -> list[str]:
+def wrap(paragraphs: Iterable[str]) -> list[str]:
+    """Paragraphs as lines that fit."""
     import textwrap
 
     out: list[str] = []
@@ -340,7 +346,8 @@ def _wrap(paragraphs: Iterable[str]) -> list[str]:
 
 def show(results: Results, out: TextIO) -> None:
     """Print the report."""
-    text = lines(results)
+    # Names and reasons come from a file, or from containers.
+    text = [printable(line) for line in lines(results)]
     if out.isatty():
         try:
             from rich.console import Console

@@ -1,8 +1,9 @@
 """The program in each of the two containers: it asks, or it answers.
 
-`python -m podipc.lab.worker` reads one command a line from standard input, as
-JSON, and writes one line of JSON back for each. Both containers are given the
-same commands at the same time; the side that asks does the timing.
+It reads one command a line, as JSON, and writes one line of JSON back for each:
+`python -m podipc.lab.worker` from standard input, the consumer from its control
+connection. Both are given the same commands at the same time; the side that asks
+does the timing.
 
 One round trip is: the asking side sends a tensor and waits for eight bytes; the
 answering side receives the tensor, sends eight bytes over the same method, and
@@ -16,11 +17,9 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import json
 import os
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -32,6 +31,7 @@ from podipc.lab import methods
 from podipc.lab.inputs import Tensors
 from podipc.lab.methods import Array, Link, Place
 from podipc.lab.payload import Payload
+from podipc.lab.wire import Ended, Message, Wire
 
 Reply = dict[str, Any]
 Content = Payload | Tensors
@@ -277,11 +277,10 @@ class Worker:
             raise RuntimeError("the link was closed after an error")
         return self._session
 
-    def carry_out(self, line: str) -> Reply:
+    def carry_out(self, command: Message) -> Reply:
         """One command; what goes wrong in a method is a reply, and closes the link."""
-        command = json.loads(line)
-        do = cast(Callable[..., Reply], getattr(self, "do_" + command.pop("do")))
         try:
+            do = cast(Callable[..., Reply], getattr(self, f"do_{command.pop('do', None)}"))
             return do(**command)
         except Exception as error:  # whatever a method raises is a result here
             error.__traceback__ = None  # it would keep the arrays of the link alive
@@ -291,19 +290,33 @@ class Worker:
             return reply
 
 
-def main() -> None:
-    """Read commands until the input ends."""
+def serve(wire: Wire) -> bool:
+    """Carry out commands until the other side closes; whether it said before that it will.
+
+    Raises `Garbled` for what is no command.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one who started this
-    replies = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # whatever a library prints must not end up among the replies
     gc.disable()
     gc.freeze()
     worker = Worker()
     try:
-        for line in sys.stdin:
-            replies.write(json.dumps(worker.carry_out(line)) + "\n")
+        while True:
+            command = wire.receive()
+            if command == {"do": "end"}:
+                wire.send({})
+                return True
+            wire.send(worker.carry_out(command))
+    except Ended:
+        return False
     finally:
         worker.do_close()
+
+
+def main() -> None:
+    """Serve whoever started this."""
+    replies = os.dup(1)
+    os.dup2(2, 1)  # whatever a library prints must not end up among the replies
+    serve(Wire(0, replies))
 
 
 if __name__ == "__main__":

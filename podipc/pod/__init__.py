@@ -118,7 +118,7 @@ def start(
     grace: float | None = None,
     backoff: float = 10.0,
     at_end: Sequence[str] = (),
-    **options: str,
+    **options: Any,
 ) -> Pod:
     """As `up`, of a manifest that has been read.
 

@@ -285,6 +285,8 @@ class Pod(abc.ABC):
     ----------
     runtime
         ``local``, ``podman`` or ``kubernetes``.
+    version
+        That of the engine or the cluster; "" for ``local``, which is podipc itself.
     name
         That of the manifest.
     spec
@@ -302,6 +304,7 @@ class Pod(abc.ABC):
     """
 
     runtime: str
+    version: str = ""
     phase: str
     message: str
     notes: list[str]

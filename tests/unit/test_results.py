@@ -6,16 +6,14 @@ import json
 
 import pytest
 
-from podipc.lab import compare, methods
+from podipc import lab
 from podipc.lab.results import COLUMNS, PERCENTILES, Repetition, Results, ResultsError, Row
 
 
 @pytest.fixture(scope="module")
 def measured():
-    chosen = [methods.every()[name] for name in ("shm", "mp-pipe", "C:memcpy", "C:futex")]
-    return compare.compare(
-        compare.Plan(chosen, sizes=(64, 65536), repeat=2, rounds=20, seconds=0.01)
-    )
+    chosen = ["shm", "mp-pipe", "C:memcpy", "C:futex"]
+    return lab.compare(chosen, [64, "64K"], repeat=2, rounds=20, quick=True)
 
 
 def test_every_method_has_a_row_at_every_size(measured):

@@ -4,15 +4,14 @@ import io
 
 import pytest
 
-from podipc.lab import compare, methods, table
+from podipc.lab import compare, table
 from podipc.lab.results import Repetition, Results, Row
 
 
 @pytest.fixture(scope="module")
 def measured():
-    chosen = [methods.every()[name] for name in ("shm", "mp-pipe", "C:memcpy")]
-    sizes = tuple(64 << n for n in range(12))
-    return compare.compare(compare.Plan(chosen, sizes=sizes, repeat=1, rounds=5, seconds=0.001))
+    sizes = [64 << n for n in range(12)]
+    return compare(["shm", "mp-pipe", "C:memcpy"], sizes, repeat=1, rounds=5, quick=True)
 
 
 def results(measured, rows):

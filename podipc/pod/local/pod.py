@@ -27,6 +27,8 @@ class Pod(supervisor.Pod):
         More paths to remove when the Pod ends, however that happens.
     shm_bytes
         Size of its ``/dev/shm``.
+    isolate
+        With False its containers are plain processes of this machine, and have no volumes.
 
     Raises
     ------
@@ -47,8 +49,10 @@ class Pod(supervisor.Pod):
         backoff: float = 10.0,
         at_end: Sequence[str] = (),
         shm_bytes: int = SHM_BYTES,
+        isolate: bool = True,
     ) -> None:
-        super().__init__(spec, Sandbox(spec, at_end, shm_bytes), grace=grace, backoff=backoff)
+        sandbox = Sandbox(spec, at_end, shm_bytes, isolate=isolate)
+        super().__init__(spec, sandbox, grace=grace, backoff=backoff)
 
     @property
     def isolation(self) -> dict[str, bool]:

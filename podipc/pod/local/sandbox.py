@@ -33,6 +33,8 @@ class Sandbox(supervisor.Sandbox):
         More paths to remove when it is closed or this process dies.
     shm_bytes
         Size of its ``/dev/shm``.
+    isolate
+        With False its containers are plain processes of this machine.
 
     Attributes
     ----------
@@ -52,7 +54,12 @@ class Sandbox(supervisor.Sandbox):
     """
 
     def __init__(
-        self, spec: manifest.Pod, at_end: Sequence[str] = (), shm_bytes: int = SHM_BYTES
+        self,
+        spec: manifest.Pod,
+        at_end: Sequence[str] = (),
+        shm_bytes: int = SHM_BYTES,
+        *,
+        isolate: bool = True,
     ) -> None:
         self.spec = spec
         self.notes = notes.of(spec)
@@ -63,7 +70,9 @@ class Sandbox(supervisor.Sandbox):
             for c in spec.everyone()
         }
         _check(spec)
-        self.pod = namespaces.Pod(_label(spec.name), shm_bytes=shm_bytes, grace=0)
+        self.pod = namespaces.Pod(
+            _label(spec.name), shm_bytes=shm_bytes, isolate=isolate, grace=0
+        )
         try:
             self._prepare(at_end)
         except BaseException:
