@@ -16,8 +16,8 @@ from podipc.lab.results import Results
 matplotlib = pytest.importorskip("matplotlib", reason="the extra plot is not installed")
 
 from podipc.lab.plots import data, style, svg  # noqa: E402
-from podipc.lab.plots.crossover import FEWEST, fields  # noqa: E402
 from podipc.lab.plots.sheet import spread, wrap  # noqa: E402
+from podipc.lab.plots.winners import FEWEST, fields  # noqa: E402
 
 SINGLE = [name for name, kind in plots.KINDS.items() if not kind.needs_two]
 NARROW = (3.9, None)
