@@ -4,7 +4,6 @@ import threading
 import time
 
 import pytest
-
 from support import PATIENCE
 
 from podipc.lab import timeline
