@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html as escaping
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from podipc.lab import spoken, table
 from podipc.lab.results import Results, Row
@@ -14,6 +14,9 @@ HEADS = ("size", "method", "median", "p99", "throughput", "× the fastest")
 _RULE = "border-bottom:1px solid rgba(128,128,128,.35)"
 _NUMBER = "text-align:right;padding:.2em .8em;font-variant-numeric:tabular-nums"
 _TEXT = "text-align:left;padding:.2em .8em"
+
+Fastest = dict[tuple[int, str], float]
+"""The lowest median by column of the tables, the floor apart."""
 
 
 def line(results: Results) -> str:
@@ -33,10 +36,11 @@ def _count(n: int, what: str) -> str:
 def html(results: Results) -> str:
     """A table sorted by size and median, and below it where it was measured."""
     rows = sorted(results.rows, key=_order)
+    best = fastest(rows)
     body = []
     for number, row in enumerate(rows):
         first = number == 0 or table.column(rows[number - 1]) != table.column(row)
-        body.append(_line(row, cells(row, rows), first))
+        body.append(_line(row, cells(row, best), first))
     head = "".join(
         f'<th scope="col" style="{_TEXT if name == "method" else _NUMBER};{_RULE}">{name}</th>'
         for name in HEADS
@@ -49,7 +53,7 @@ def html(results: Results) -> str:
     )
 
 
-def cells(row: Row, rows: Sequence[Row]) -> tuple[str, ...]:
+def cells(row: Row, best: Fastest) -> tuple[str, ...]:
     """What the table says of a row, in the order of `HEADS`."""
     name = table.size(row.size) if row.tensor is None else table.column(row)[1]
     median, p99, rate = row.percentile(50), row.percentile(99), row.bytes_per_s
@@ -61,7 +65,7 @@ def cells(row: Row, rows: Sequence[Row]) -> tuple[str, ...]:
         spoken.duration(median),
         "" if p99 is None else spoken.duration(p99),
         "" if rate is None else spoken.rate(rate),
-        times(to_fastest(row, rows)),
+        times(to_fastest(row, best)),
     )
 
 
@@ -72,18 +76,21 @@ def times(ratio: float | None) -> str:
     return f"{ratio:,.0f}" if ratio > 99.5 else f"{ratio:.2f}"
 
 
-def to_fastest(row: Row, rows: Sequence[Row]) -> float | None:
-    """Its median over the lowest at the same size, the floor apart; None where there is none."""
-    median = row.percentile(50)
-    here = [
-        value
-        for other in rows
-        if other.kind != "floor"
-        and other.error is None
-        and table.column(other) == table.column(row)
-        and (value := other.percentile(50)) is not None
-    ]
-    return None if median is None or row.error is not None or not here else median / min(here)
+def fastest(rows: Iterable[Row]) -> Fastest:
+    """At each size, or of each tensor."""
+    found: Fastest = {}
+    for row in rows:
+        median = row.percentile(50)
+        if row.kind != "floor" and row.error is None and median is not None:
+            at = table.column(row)
+            found[at] = min(median, found.get(at, median))
+    return found
+
+
+def to_fastest(row: Row, best: Fastest) -> float | None:
+    """Its median over the lowest; None where there is none."""
+    median, least = row.percentile(50), best.get(table.column(row))
+    return median / least if median is not None and row.error is None and least else None
 
 
 def _order(row: Row) -> tuple[int, str, float]:

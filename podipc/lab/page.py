@@ -135,10 +135,10 @@ def _table(results: Results, against: Results | None) -> str:
     )
     good = [(n, row) for n, row in enumerate(results.rows) if row.error is None and row.times_ns]
     good.sort(key=lambda pair: (*table.column(pair[1]), pair[1].percentile(50)))
-    lines = []
+    best, lines = display.fastest(results.rows), []
     for number, row in good:
         trip, stream = (_compared(*found[number]) if found else ([], []))
-        cells = [*_first(row), *trip, _rate(row.bytes_per_s), *stream, *_more(row, results.rows)]
+        cells = [*_first(row), *trip, _rate(row.bytes_per_s), *stream, *_more(row, best)]
         lines.append("".join(_cell(n, c) for n, c in zip(names, cells, strict=True)))
     failed = table.failures(results.rows)
     missing = f"<h3>Not measured</h3>\n{_list(failed)}" if failed else ""
@@ -169,8 +169,8 @@ def _first(row: Row) -> list[Cell]:
     return [Cell(name, row.size), Cell(row.method, row.method), _time(row.percentile(50))]
 
 
-def _more(row: Row, rows: Sequence[Row]) -> list[Cell]:
-    cpu, ratio = data.cpu_per_gb(row), display.to_fastest(row, rows)
+def _more(row: Row, best: display.Fastest) -> list[Cell]:
+    cpu, ratio = data.cpu_per_gb(row), display.to_fastest(row, best)
     return [
         *(_time(row.percentile(q)) for q in (99, 99.9)),
         _time(row.cold_ns),

@@ -15,6 +15,9 @@ examples:
   podipc plot results.json --figure latency --output latency.svg
   podipc plot results.json --figure cpu --methods shm,tcp --output cpu.png
 
+figures:
+  latency, throughput, crossover, distribution, cold, cpu; changes (of two runs)
+
 Results are those of podipc compare (--json, or --output), or saved from Python:
 .json, .csv or .parquet. Figures need matplotlib: pip install 'podipc[plot]'.
 
@@ -44,7 +47,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "ending in .svg, .png or .pdf (default: NAME.svg)",
     )
     one = parser.add_argument_group("one figure")
-    one.add_argument("--figure", metavar="NAME", help="this one only; a wrong name lists them")
+    one.add_argument("--figure", metavar="NAME", help="this one only (see below)")
     one.add_argument("--methods", metavar="A,B", help="show these only")
     one.add_argument(
         "--theme",

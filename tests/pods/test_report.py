@@ -12,7 +12,7 @@ import xml.etree.ElementTree as ET
 import pytest
 from support import PATIENCE, ROOT
 
-from podipc.lab import report
+from podipc.lab import plots, report
 from podipc.lab.results import Results, Row
 
 pytest.importorskip("matplotlib", reason="the extra plot is not installed")
@@ -137,6 +137,8 @@ def test_help_fits(podipc):
     ran = podipc("plot", "--help")
     assert ran.returncode == 0
     assert max(map(len, ran.stdout.splitlines())) <= 80
+    for name in plots.KINDS:
+        assert name in ran.stdout
 
 
 def test_results_without_figures(tmp_path):

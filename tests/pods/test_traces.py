@@ -4,6 +4,7 @@ import threading
 import time
 
 import pytest
+from support import PATIENCE
 
 from podipc.lab import timeline
 from podipc.lab.sampler import Sample, Sampler
@@ -134,6 +135,73 @@ def test_memory_of_two_processes(spawn):
     assert ax.get_xlabel() == "time (s)"
     assert "(MiB)" in ax.get_ylabel()
     assert max(ax.lines[0].get_ydata()) == max(mine) / (1 << 20)
+
+
+IN_A_CONTAINER = """
+import numpy as np, podipc, time
+from podipc.lab.timeline import Recorder
+clock = Recorder(name)
+"""
+SENDS = """
+with podipc.sender("frames") as tx:
+    with clock.span("make"):
+        array = np.ones(8 << 20)
+    with clock.span("send"):
+        tx.send(array)
+    with clock.span("wait for the other side"):
+        while tx.stats()["queued"] or tx.stats()["held"]:
+            time.sleep(0.001)
+clock.to_json()
+"""
+TAKES = """
+with podipc.receiver("frames") as rx:
+    with clock.span("recv"):
+        array = rx.recv(timeout=60)
+    with clock.span("sum"):
+        total = float(array.sum())
+    copy = array.copy()
+    del array
+clock.to_json()
+"""
+
+
+@pytest.fixture
+def pod(podipc_dir, monkeypatch):
+    """Two containers that wait for code, with a /dev/shm of their own."""
+    monkeypatch.delenv("PODIPC_DIR")
+    from podipc.pod import up
+    from podipc.pod.local import namespaces
+
+    with namespaces.Pod() as made:
+        if not made.isolation["pid"]:
+            pytest.skip("not possible here: " + "; ".join(made.notes))
+    containers = [{"name": name, "image": "unused"} for name in ("producer", "consumer")]
+    spec = {"terminationGracePeriodSeconds": 1, "containers": containers}
+    head = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "traces"}}
+    with up({**head, "spec": spec}, "local", idle=True) as made:
+        yield made
+
+
+def test_in_the_containers_of_a_pod(pod):
+    """The memory of each, as the runtime accounts it, and an exchange on one clock."""
+    for name, container in pod.containers.items():
+        container.run(IN_A_CONTAINER, variables={"name": name}).unwrap()
+    ask = {name: container.stats for name, container in pod.containers.items()}
+    with Sampler(ask, 0.01) as sampler:
+        sends = pod["producer"].background(SENDS)
+        taken = pod["consumer"].run(TAKES).unwrap()
+        sent = sends.wait(PATIENCE).unwrap()
+        until = time.monotonic() + 0.1
+        while time.monotonic() < until:
+            time.sleep(0.01)
+    assert sampler.ended == {}
+    for name in ask:
+        used = [s.bytes for s in sampler.samples if s.container == name]
+        assert max(used) - used[0] >= 56 << 20, name
+    events = timeline.from_json(sent, taken)
+    assert {e.container for e in events} == {"producer", "consumer"}
+    by = {e.label: e for e in events}
+    assert by["send"].start_ns < by["recv"].end_ns <= by["sum"].start_ns
 
 
 class Stats:

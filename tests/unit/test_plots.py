@@ -16,8 +16,8 @@ from podipc.lab.results import Results
 matplotlib = pytest.importorskip("matplotlib", reason="the extra plot is not installed")
 
 from podipc.lab.plots import data, style, svg  # noqa: E402
-from podipc.lab.plots.crossover import FEWEST, fields  # noqa: E402
 from podipc.lab.plots.sheet import spread, wrap  # noqa: E402
+from podipc.lab.plots.winners import FEWEST, fields  # noqa: E402
 
 SINGLE = [name for name, kind in plots.KINDS.items() if not kind.needs_two]
 NARROW = (3.9, None)
@@ -323,14 +323,18 @@ def test_svg_is_dark_for_those_who_prefer_it(results, tmp_path):
     assert style.THEMES["light"].background in fixed
 
 
-def test_names_of_strangers_are_only_text(results):
+@pytest.mark.parametrize("name", list(plots.KINDS))
+def test_names_of_strangers_are_only_text(results, name):
+    """Neither markup, nor formulas of matplotlib, nor so long that there is no room."""
     strange = copy.deepcopy(results)
+    names = {"tcp": "<script>", "http": r"$\frac$", "shm": "x" * 150}
     for row in strange.rows:
-        if row.method == "tcp":
-            row.method = "<script>$x_1$"
-    drawn = svg.drawing(plots.latency(strange), "it", "<b>")
+        row.method = names.get(row.method, row.method)
+    figure = plots.draw(name, strange, against=strange)
+    check_layout(figure)
+    drawn = svg.drawing(figure, "it", "<b>")
     assert "<script" not in drawn.element
-    assert "$x_1$" in "".join(ET.fromstring(drawn.element).itertext())
+    assert r"$\frac$" in "".join(ET.fromstring(drawn.element).itertext()) or name == "crossover"
 
 
 # Layout
@@ -348,7 +352,7 @@ def test_spread():
 
 def test_wrap():
     assert wrap("a bb ccc\nd", 4, len) == ["a bb", "ccc", "d"]
-    assert wrap("unbreakable x", 4, len) == ["unbreakable", "x"]
+    assert wrap("abcdefghij x", 4, len) == ["abcd", "efgh", "ij x"]
 
 
 def test_units_are_those_of_the_table(results):

@@ -142,6 +142,16 @@ def test_links_lead_somewhere():
         assert "://" in target or (ROOT / target).exists(), target
 
 
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_the_figure_is_of_a_real_run(theme):
+    """As podipc plot writes it, with the machine below."""
+    text = (ROOT / f"notebooks/figures/latency-{theme}.svg").read_text()
+    assert "<!-- podipc " in text
+    assert "runtime local" in text
+    assert ("#0d1117" in text) == (theme == "dark")
+    assert "@media" not in text
+
+
 @pytest.mark.parametrize(
     "path", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "k8s/README.md", "csrc/README.md"]
 )

@@ -4,13 +4,13 @@ Each returns a `matplotlib.figure.Figure` with its title above and, below it, wh
 it shows, the runtime and the machine. matplotlib comes with the extra ``plot``.
 """
 
-from podipc.lab.plots.changes import changes
-from podipc.lab.plots.cpu import cpu
-from podipc.lab.plots.crossover import crossover
+from podipc.lab.plots.cputime import cpu
 from podipc.lab.plots.gallery import KINDS, draw, save
 from podipc.lab.plots.lines import latency, throughput
+from podipc.lab.plots.sidebyside import changes
 from podipc.lab.plots.spread import cold, distribution
 from podipc.lab.plots.traces import memory, timeline
+from podipc.lab.plots.winners import crossover
 
 __all__ = [
     "KINDS",

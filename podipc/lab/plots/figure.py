@@ -6,8 +6,8 @@ import io
 
 from matplotlib.figure import Figure
 
-DPI = 192
-"""Of what a notebook shows: two pixels for one of the page."""
+DPI = 144
+"""Of what a notebook shows: sharp on most screens, and small enough to be kept in the file."""
 
 
 class Shown(Figure):

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import podipc
 from podipc.lab import files
 from podipc.lab.plots import style, svg
-from podipc.lab.plots.changes import changes
-from podipc.lab.plots.cpu import cpu
-from podipc.lab.plots.crossover import crossover
+from podipc.lab.plots.cputime import cpu
 from podipc.lab.plots.lines import latency, throughput
+from podipc.lab.plots.sidebyside import changes
 from podipc.lab.plots.spread import cold, distribution
+from podipc.lab.plots.winners import crossover
 from podipc.lab.results import Results
 
 if TYPE_CHECKING:

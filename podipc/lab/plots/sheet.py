@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -109,9 +109,7 @@ class Sheet:
         for text in (self.ax.set_xlabel(x), self.ax.set_ylabel(y)):
             text.set(color=self.theme.text, fontsize=LABEL)
 
-    def name(
-        self, text: str, colour: str, x: float, y: float, *, leader: bool = True
-    ) -> None:
+    def name(self, text: str, colour: str, x: float, y: float, *, leader: bool = True) -> None:
         """Write a name at the right, beside the end of a line at (x, y) of the data.
 
         A thin line leads to it, unless there is to be none.
@@ -124,7 +122,8 @@ class Sheet:
 
     def method_axis(self, names: Sequence[str], most: int = LONGEST) -> None:
         """Methods, or whatever else has a row, along y, the first at the top."""
-        self.ax.set_yticks(range(len(names)), [short(name, most) for name in names])
+        labels = [short(name, most) for name in names]
+        self.ax.set_yticks(range(len(names)), labels, parse_math=False)
         self.ax.set_ylim(len(names) - 0.5, -0.5)
         self.ax.grid(False, axis="y")
         self.ax.tick_params(axis="y", length=0)
@@ -171,7 +170,8 @@ class Sheet:
     def finish(self, title: str, caption: str) -> Figure:
         """Place everything; the figure is then as it stays."""
         if not self.own:
-            self.ax.set_title(title, loc="left", color=self.theme.text, fontsize=LABEL, wrap=True)
+            said = self.ax.set_title(title, loc="left", wrap=True, parse_math=False)
+            said.set(color=self.theme.text, fontsize=LABEL)
             self._thin_ticks()
             self._legend()
             return self.figure
@@ -268,6 +268,7 @@ class Sheet:
         self.ax.set_xticks(
             [value for value, _ in self._x_ticks],
             [text if i in shown else "" for i, (_, text) in enumerate(self._x_ticks)],
+            parse_math=False,
         )
         self.ax.set_xticks([], minor=True)
 
@@ -315,9 +316,11 @@ class Sheet:
                 "borderpad": 0.2,
                 "handlelength": 2.4,
             }
-        return self.ax.legend(
-            handles=handles, frameon=False, labelcolor=self.theme.text, **place
-        )
+        colour = self.theme.text
+        legend = self.ax.legend(handles=handles, frameon=False, labelcolor=colour, **place)
+        for text in legend.get_texts():
+            text.set_parse_math(False)
+        return legend
 
 
 @functools.lru_cache(8192)
@@ -340,15 +343,24 @@ def wrap(text: str, room: float, measure: Callable[[str], float]) -> list[str]:
     for paragraph in text.split("\n"):
         line: list[str] = []
         width = 0.0
-        for word in paragraph.split(" "):
-            wide = measure(word)
+        for part in (p for word in paragraph.split(" ") for p in _cut(word, room, measure)):
+            wide = measure(part)
             if line and width + space + wide > room:
                 lines.append(" ".join(line))
                 line, width = [], 0.0
             width += wide + (space if line else 0.0)
-            line.append(word)
+            line.append(part)
         lines.append(" ".join(line))
     return lines
+
+
+def _cut(word: str, room: float, measure: Callable[[str], float]) -> Iterator[str]:
+    """A word in pieces that fit."""
+    while len(word) > 1 and measure(word) > room:
+        most = max(1, int(len(word) * room / measure(word)))
+        yield word[:most]
+        word = word[most:]
+    yield word
 
 
 def short(text: str, most: int = LONGEST) -> str:

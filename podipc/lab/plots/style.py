@@ -87,7 +87,7 @@ def look(method: str) -> Look:
 
 
 CONTAINER_COLOURS = (BLUE, ORANGE, TEAL, MAGENTA, TAN, VIOLET)
-"""Of containers, in the order in which they are met."""
+"""Of containers, in the order of their names, so that both have theirs in every figure."""
 
 
 ON_COLOUR = "#fefefe"

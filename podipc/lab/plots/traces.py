@@ -55,7 +55,7 @@ def timeline(
     ordered = in_order(Event(*event) for event in events)
     if not 1 <= len(ordered) <= MOST_EVENTS:
         raise ValueError(f"a timeline shows 1 to {MOST_EVENTS} events; there are {len(ordered)}")
-    containers = list(dict.fromkeys(event.container for event in ordered))
+    containers = sorted({event.container for event in ordered})
     sheet = Sheet(ax, size, theme, 2 * len(ordered))
     zero = ordered[0].start_ns
     end = max(event.end_ns for event in ordered)
@@ -115,7 +115,7 @@ def memory(
         raise ValueError("there are no samples to draw")
     sheet = Sheet(ax, size, theme, len(by_container))
     peaks = {}
-    for number, (container, points) in enumerate(by_container.items()):
+    for number, (container, points) in enumerate(sorted(by_container.items())):
         colour = style.CONTAINER_COLOURS[number % len(style.CONTAINER_COLOURS)]
         sheet.ax.plot(
             [t for t, _ in points],

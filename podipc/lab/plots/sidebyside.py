@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from podipc.lab import change, table
 from podipc.lab.plots import data, style
-from podipc.lab.plots.sheet import TICK, Sheet
+from podipc.lab.plots.sheet import TICK, Sheet, short
 from podipc.lab.results import Results
 from podipc.lab.where import sentence
 
@@ -54,7 +54,7 @@ def changes(
         _cell(sheet, place, changed)
     sheet.method_axis(names)
     sheet.ax.set_xlim(-0.5, len(columns) - 0.5)
-    labels = [text if _named(results) else table.size(s) for s, text in columns]
+    labels = [short(text) if _named(results) else table.size(s) for s, text in columns]
     sheet.ticks([(float(i), text) for i, text in enumerate(labels)])
     sheet.ax.grid(False)
     sheet.axis_labels("tensor" if _named(results) else "size of the tensor (B, KiB, MiB)", "")

@@ -253,17 +253,11 @@ def _fit(
 
 
 def _title(found: list[Field], by: By) -> str:
-    smallest = min(field.size for field in found)
-    best = max((f for f in found if f.size == smallest), key=lambda f: f.high)
+    """Who wins at the lowest rate, which is where most rates are."""
+    first: data.Values = {}
+    for field in found:
+        if field.low == FEWEST:
+            first.setdefault(field.method, {})[field.size] = 0.0
     what = "Fastest" if by == "latency" else "Cheapest in CPU time"
-    return (
-        f"{what} that keeps up: at {table.size(smallest)} up to {_rate(best.high)} tensors a "
-        f"second, with {best.method}"
-    )
-
-
-def _rate(value: float) -> str:
-    for unit, scale in (("million", 1e6), ("thousand", 1e3)):
-        if value >= scale:
-            return f"{value / scale:.3g} {unit}"
-    return f"{value:.3g}"
+    spans = data.leaders(first, {}, lowest=True)
+    return f"{what} as long as it keeps up: {data.told(spans)}"
