@@ -133,7 +133,7 @@ static const char *role_name(uint32_t role)
 static bool may_join(const struct pdi_endpoint *ep, const struct pdi_peer *peer)
 {
     return peer->uid == pdi_uid() || peer->uid == 0 || (ep->mode & 0006) == 0006 ||
-           ((ep->mode & 0060) == 0060 && peer->same_group);
+           ((ep->mode & 0060) == 0060 && peer->in_group);
 }
 
 static void not_permitted(const struct pdi_endpoint *ep, const struct pdi_link *link, char *text,
@@ -393,7 +393,7 @@ static struct pdi_link *new_link(struct pdi_endpoint *ep, int sock, const char *
     link->state = PDI_GREETING;
     link->deadline = pdi_now() + PDI_GREETING_NS;
     (void)snprintf(link->name, sizeof link->name, "%s", name);
-    if (pdi_packet_peer(sock, &link->peer) < 0) {
+    if (pdi_packet_peer(sock, pdi_place_group(ep->dir), &link->peer) < 0) {
         ep->role->drop(link);
         return NULL;
     }

@@ -16,6 +16,7 @@
 #include "../core/error.h"
 #include "../core/tensor_file.h"
 #include "clock.h"
+#include "dirmode.h"
 #include "random.h"
 #include "rename.h"
 
@@ -149,8 +150,8 @@ static int make_directory(const char *path, uint32_t mode)
     if (rc == 0)
         rc = make_gate(fd, mode, true);
     /* Who may read may also search, and who may write must be able to remove. */
-    if (rc == 0 && fchmod(fd, mode | (mode & 0444) >> 2) < 0)
-        rc = -errno;
+    if (rc == 0)
+        rc = pdi_set_directory_mode(beside, mode | (mode & 0444) >> 2);
     if (rc == 0)
         rc = pdi_rename_new(beside, path);
     if (rc == -EINVAL || rc == -ENOSYS) /* no such flag here: an empty one may be replaced */

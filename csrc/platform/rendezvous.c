@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "../core/error.h"
+#include "dirmode.h"
 #include "random.h"
 #include "rename.h"
 
@@ -36,12 +37,14 @@ static int make_directory(const char *path, mode_t mode)
         return -ENAMETOOLONG;
     if (mkdir(fresh, 0700) < 0)
         return -errno;
-    int rc = chmod(fresh, mode) < 0 ? -errno : pdi_rename_new(fresh, path);
+    int rc = pdi_set_directory_mode(fresh, mode);
+    if (rc == 0)
+        rc = pdi_rename_new(fresh, path);
     if (rc < 0) {
         (void)rmdir(fresh);
         /* Not every file system of a volume can do it. */
         if (rc == -EINVAL || rc == -ENOSYS)
-            rc = mkdir(path, mode) < 0 ? -errno : chmod(path, mode) < 0 ? -errno : 0;
+            rc = mkdir(path, mode) < 0 ? -errno : pdi_set_directory_mode(path, mode);
     }
     return rc == -EEXIST ? 0 : rc;
 }
@@ -367,19 +370,24 @@ gid_t pdi_gid(void)
     return getegid();
 }
 
-int pdi_packet_peer(int sock, struct pdi_peer *peer)
+gid_t pdi_place_group(int dir)
+{
+    struct stat st;
+    return fstat(dir, &st) == 0 && (st.st_mode & S_ISGID) ? st.st_gid : getegid();
+}
+
+int pdi_packet_peer(int sock, gid_t group, struct pdi_peer *peer)
 {
     struct ucred cred;
     socklen_t size = sizeof cred;
     if (getsockopt(sock, SOL_SOCKET, SO_PEERCRED, &cred, &size) < 0)
         return -errno;
     gid_t groups[256];
-    *peer =
-        (struct pdi_peer){.uid = cred.uid, .gid = cred.gid, .same_group = cred.gid == getegid()};
+    *peer = (struct pdi_peer){.uid = cred.uid, .gid = cred.gid, .in_group = cred.gid == group};
     size = sizeof groups;
-    if (!peer->same_group && getsockopt(sock, SOL_SOCKET, SO_PEERGROUPS, groups, &size) == 0)
+    if (!peer->in_group && getsockopt(sock, SOL_SOCKET, SO_PEERGROUPS, groups, &size) == 0)
         for (size_t i = 0; i < size / sizeof *groups; i++)
-            peer->same_group |= groups[i] == getegid();
+            peer->in_group |= groups[i] == group;
     return 0;
 }
 

@@ -62,12 +62,15 @@ int pdi_packet_accept(int listener, int *sock);
 struct pdi_peer {
     uid_t uid;
     gid_t gid;
-    bool same_group; /* our effective group is among its groups */
+    bool in_group; /* the group that was asked about is among its groups */
 };
 uid_t pdi_uid(void);
 gid_t pdi_gid(void);
-/* Who is at the other end (SO_PEERCRED, SO_PEERGROUPS). */
-int pdi_packet_peer(int sock, struct pdi_peer *peer);
+/* The group of what this process makes in a directory: its own, or that of a directory
+ * that hands its group on. */
+gid_t pdi_place_group(int dir);
+/* Who is at the other end (SO_PEERCRED, SO_PEERGROUPS), and whether in `group`. */
+int pdi_packet_peer(int sock, gid_t group, struct pdi_peer *peer);
 
 /* A descriptor that poll() finds readable after pdi_alarm(): to stop a thread. */
 int pdi_alarm_open(int *fd);

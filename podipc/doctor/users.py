@@ -36,9 +36,9 @@ def _pair(pod: Pod, uses: Collection[Use], first: Container, other: Container) -
     # What each of them makes has the group that it runs as; fsGroup is one more to be in.
     # A group that the manifest does not name is the image's to say, for each user apart.
     common = (gid is not None and gid == gid2) or {gid, gid2} <= extra
-    # A volume gives its group to what is made at its top.
-    methods = {u.address.method for u in uses if u.container in (first, other)}
-    common |= pod.fs_group is not None and bool(methods) and methods <= {"unix", "fifo"}
+    # A volume gives its group to what is made in it.
+    met = [u for u in uses if u.container in (first, other)]
+    common |= pod.fs_group is not None and bool(met) and all(map(_on_a_volume, met))
     if common:
         if all(found or not _visible(c) for found, c in zip(modes, (first, other), strict=True)):
             return None
@@ -61,6 +61,11 @@ def _pair(pod: Pod, uses: Collection[Use], first: Container, other: Container) -
         f"{_ONE_USER}; or spec.securityContext.runAsGroup: one for both, and mode=0o660; or "
         "mode=0o666",
     )
+
+
+def _on_a_volume(use: Use) -> bool:
+    address = use.address
+    return address.method != "shm" or not address.named
 
 
 def _needs_mode(container: Container, uses: Collection[Use]) -> bool:

@@ -140,8 +140,8 @@ static void test_hang_up(void)
     int fds[PDI_PACKET_FDS], n;
     connected(&e, path);
     struct pdi_peer peer;
-    CHECK(pdi_packet_peer(e.server, &peer) == 0);
-    CHECK(peer.uid == pdi_uid() && peer.gid == pdi_gid() && peer.same_group);
+    CHECK(pdi_packet_peer(e.server, pdi_gid(), &peer) == 0);
+    CHECK(peer.uid == pdi_uid() && peer.gid == pdi_gid() && peer.in_group);
     CHECK(pdi_packet_accept(e.listener, &n) == -EAGAIN);
     pdi_packet_hang_up(e.client);
     struct pollfd p[] = {{.fd = e.client, .events = POLLIN}, {.fd = e.server, .events = POLLIN}};
