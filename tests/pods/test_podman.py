@@ -31,8 +31,12 @@ MIB = 1 << 20
 
 
 def podman(*words: str) -> str:
-    done = subprocess.run(["podman", *words], check=True, capture_output=True, text=True)
-    return done.stdout
+    def call() -> "subprocess.CompletedProcess[str] | None":
+        # A list is refused while something of another Pod is being removed.
+        done = subprocess.run(["podman", *words], check=False, capture_output=True, text=True)
+        return done if done.returncode == 0 else None
+
+    return str(eventually(call, f"podman {words}", 10).stdout)
 
 
 @pytest.fixture(scope="module", autouse=True)
