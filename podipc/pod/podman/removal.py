@@ -22,7 +22,12 @@ def remove(podman: str, label: str) -> list[str]:
     refused = []
 
     def call(*words: str, may_fail: bool = False) -> list[str]:
-        done = subprocess.run([podman, *words], capture_output=True, text=True, check=False)
+        for _ in range(1 if may_fail else 5):
+            # A list is refused while something of another Pod is being removed.
+            done = subprocess.run([podman, *words], capture_output=True, text=True, check=False)
+            if done.returncode == 0:
+                break
+            time.sleep(0.2)
         if done.returncode != 0 and not may_fail:
             refused.append(f"podman {' '.join(words)}: {done.stderr.strip()}")
         return done.stdout.split()

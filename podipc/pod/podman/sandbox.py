@@ -141,6 +141,12 @@ class Sandbox(supervisor.Sandbox):
         return self._kills[container.name]
 
     def _make(self, network: str) -> None:
+        # Asked first: podman leaves a cgroup of a Pod whose name turns out to be taken.
+        if client.call(["pod", "exists", self.spec.name]).returncode == 0:
+            raise PodError(
+                f"podman has a Pod {self.spec.name!r} already, which is left alone; "
+                f"podman pod rm -f {self.spec.name} would remove it"
+            )
         label = f"{LABEL}={self._token}"
         own = [sys.executable, "-I", "-S", removal.__file__, client.program(), label]
         self._guardian.at_end(own)
@@ -213,13 +219,6 @@ class Sandbox(supervisor.Sandbox):
                     "this podman cannot read a text of several lines that begins with a blank; "
                     "begin it with its first word",
                 )
-            if client.call(["pod", "exists", spec.name]).returncode == 0:
-                if self._is_ours():
-                    return PodError(f"{spec.source}: podman refused Pod {spec.name!r}: {reason}")
-                return PodError(
-                    f"podman has a Pod {spec.name!r} already, which is left alone; "
-                    f"podman pod rm -f {spec.name} would remove it"
-                )
             return PodError(f"{spec.source}: podman refused Pod {spec.name!r}: {reason}")
         where = f"{spec.source}: {container.path}"
         missing = "executable file not found" in reason or "no such file or directory" in reason
@@ -230,10 +229,6 @@ class Sandbox(supervisor.Sandbox):
                 f"program {word!r} in its PATH"
             )
         return PodError(f"{where}: podman could not start container {container.name!r}: {reason}")
-
-    def _is_ours(self) -> bool:
-        label = f"label={LABEL}={self._token}"
-        return bool(client.call(["pod", "ps", "-q", "--filter", label]).stdout.strip())
 
 
 def check(spec: manifest.Pod) -> None:
