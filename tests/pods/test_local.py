@@ -1,87 +1,34 @@
 """The embedded runtime runs manifests: real containers, as root and as an ordinary user."""
 
-import contextlib
-import json
 import os
 import signal
-import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support import PATIENCE, ROOT, eventually, said_by_ordinary_user, unique_name
+from podmaker import (
+    FOREVER,
+    MEMORY,
+    Maker,
+    container,
+    finished,
+    host_traces,
+    mount,
+    run_as_user,
+)
+from support import PATIENCE, ROOT, eventually
 
 import podipc
 from podipc.pod import up
 from podipc.pod.errors import CommandNotFound, ManifestError, PodError, UnknownPod
 from podipc.pod.local import cgroups
-from podipc.pod.local.pod import Pod
 from podipc.pod.runtime import PIPE
 
-MEMORY = {"medium": "Memory", "sizeLimit": "4Mi"}
-FOREVER = ["sh", "-c", "trap 'echo ends; exit 0' TERM; echo runs; while :; do sleep 0.05; done"]
 is_root = os.geteuid() == 0
 needs_root = pytest.mark.skipif(not is_root, reason="not possible here: needs root")
-
-
-def container(name: str, command: list[str] | str, **fields: Any) -> dict[str, Any]:
-    if isinstance(command, str):
-        command = ["sh", "-c", command]
-    return {"name": name, "image": "image", "command": command, **fields}
-
-
-def mount(volume: str, path: str, **fields: Any) -> dict[str, Any]:
-    return {"name": volume, "mountPath": path, **fields}
-
-
-class Maker:
-    """Writes manifests of its own names and starts them; what still runs is closed."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self._stack = contextlib.ExitStack()
-
-    def write(self, *containers: dict[str, Any], **spec: Any) -> Path:
-        name = unique_name("pod").replace("_", "-").lower()
-        document = {
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "metadata": {"name": name},
-            "spec": {
-                "restartPolicy": "Never",
-                "terminationGracePeriodSeconds": 20,
-                "containers": list(containers),
-                **spec,
-            },
-        }
-        file = self.directory / f"{name}.json"
-        file.write_text(json.dumps(document))
-        return file
-
-    def up(self, *containers: dict[str, Any], backoff: float = 10.0, **spec: Any) -> Pod:
-        return self._stack.enter_context(
-            up(self.write(*containers, **spec), "local", backoff=backoff)
-        )
-
-    def close(self) -> None:
-        self._stack.close()
-
-
-def host_traces() -> dict[str, Any]:
-    """What a Pod could leave on the host."""
-    places = {c.parent for c in cgroups.controllers().values() if c.parent}
-    scratch = [p for d in ("/var/tmp", "/tmp") for p in Path(d).glob("podipc-*-*-*")]
-    mounts = Path("/proc/self/mounts").read_text().splitlines()
-    return {
-        # Those of podman come and go with the containers of others.
-        "mounts": [line for line in mounts if "/containers/" not in line and "netns" not in line],
-        "cgroups": sorted(str(p) for place in places for p in place.glob("podipc-*")),
-        "scratch": sorted(map(str, scratch)),
-    }
 
 
 @pytest.fixture
@@ -98,11 +45,6 @@ def possible() -> None:
     with namespaces.Pod() as pod:
         if not pod.isolation["mount"] or not pod.isolation["pid"]:
             pytest.skip("not possible here: " + "; ".join(pod.notes))
-
-
-def finished(pod: Pod) -> Pod:
-    pod.wait(PATIENCE)
-    return pod
 
 
 # Volumes
@@ -591,7 +533,12 @@ def test_command_not_found(make: Maker) -> None:
         (
             {"volumeMounts": [mount("v", "/v")]},
             {"volumes": [{"name": "v", "configMap": {"name": "x"}}]},
-            "spec.volumes[0].configMap: the local runtime has emptyDir and hostPath volumes",
+            "spec.volumes[0].configMap.name: expected the name of a ConfigMap in the same file",
+        ),
+        (
+            {"volumeMounts": [mount("v", "/v")]},
+            {"volumes": [{"name": "v", "secret": {"secretName": "x"}}]},
+            "spec.volumes[0].secret: the local runtime has emptyDir, hostPath and configMap",
         ),
         (
             {"volumeMounts": [mount("v", "/v")]},
@@ -637,82 +584,7 @@ def test_it_fails_in_the_end(make: Maker) -> None:
     assert "container 'a' ended with Error, exit code 3; it last said: why" in pod.message
 
 
-# The parent dies
-
-
-PARENT = """
-import os, sys, time
-import podipc.pod
-pod = podipc.pod.up(sys.argv[1], "local")
-with pod:
-    print(pod["a"].pid, pod._sandbox.scratch, flush=True)
-    time.sleep(1000)
-"""
-
-
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_a_dying_parent_leaves_nothing(make: Maker, number: int) -> None:
-    before = host_traces()
-    file = make.write(
-        container(
-            "a",
-            "setsid sleep 1000 & echo > /v/f; mkdir /v/d; echo runs; exec sleep 1000",
-            volumeMounts=[mount("v", "/v")],
-            resources={"limits": {"memory": "100Mi", "cpu": 1}},
-        ),
-        volumes=[{"name": "v", "emptyDir": {}}],
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", PARENT, str(file)],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    ) as process:
-        assert process.stdout
-        pid, scratch = process.stdout.readline().split()
-        eventually(lambda: Path(scratch, "v", "d").exists(), "the container has written")
-        assert Path(f"/proc/{pid}").exists()
-        process.send_signal(number)
-        process.wait(PATIENCE)
-    eventually(lambda: not Path(scratch).exists(), "the volume is gone")
-    eventually(lambda: not alive(int(pid)), "the container is gone")
-    eventually(lambda: host_traces() == before, "all is gone")
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-def test_ctrl_c_while_it_starts(make: Maker) -> None:
-    before = host_traces()
-    file = make.write(
-        container("a", "true"),
-        initContainers=[container("i", ["sleep", "1000"])],
-    )
-    timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
-    timer.start()
-    with pytest.raises(KeyboardInterrupt), up(file):
-        pass
-    timer.join()
-    assert host_traces() == before
-
-
 # An ordinary user
-
-
-AS_USER = """
-import json, os, sys
-import encodings.idna, podipc.pod.local.pod, podipc.pod.manifest, podipc.pod
-become()
-with podipc.pod.up(sys.argv[1], "local") as pod:
-    phase = pod.wait(60)
-    logs = {name: c.logs() for name, c in pod.containers.items()}
-    print(json.dumps([phase, pod.message, pod.notes, logs, pod.isolation, pod._sandbox.scratch]))
-"""
 
 
 def test_as_an_ordinary_user(make: Maker) -> None:
@@ -729,8 +601,7 @@ def test_as_an_ordinary_user(make: Maker) -> None:
         volumes=[{"name": "m", "emptyDir": MEMORY}, {"name": "d", "emptyDir": {}}],
         securityContext={"fsGroup": 2000},
     )
-    said_here = said_by_ordinary_user(AS_USER, file.read_text())
-    phase, message, said, logs, isolation, scratch = json.loads(said_here)
+    phase, message, said, logs, isolation, scratch = run_as_user(file)
     assert isolation["user"]
     uid = 1001 if is_root else os.geteuid()
     assert logs["a"].split()[0] == str(uid)

@@ -14,9 +14,9 @@ _REASONS = {
     "hostPID": "the containers have PID namespaces of their own, always",
     "shareProcessNamespace": "the containers have PID namespaces of their own, always",
     "hostname": "the host name of a container is its name",
-    "livenessProbe": "there are no probes here",
-    "readinessProbe": "there are no probes here",
-    "startupProbe": "there are no probes here: a sidecar counts as started once it runs",
+    "livenessProbe": "only startup probes are made here",
+    "readinessProbe": "only startup probes are made here",
+    "grpc": "the container counts as started once it runs; exec, httpGet and tcpSocket are made",
     "lifecycle": "there are no hooks here",
     "imagePullPolicy": "there are no images here",
     "imagePullSecrets": "there are no images here",
@@ -49,6 +49,13 @@ def of(pod: Pod) -> list[str]:
         else:
             reason = _REASONS.get(name, "has no meaning on one machine")
         found.append(f"{path}: not used, {reason}")
+    for container in pod.everyone():
+        probe = container.startup
+        if probe is not None and probe.kind in ("httpGet", "tcpSocket"):
+            found.append(
+                f"{probe.path}.{probe.kind}: made on {probe.host or '127.0.0.1'} within the Pod; "
+                "a cluster asks the Pod's address, where a server of 127.0.0.1 is not heard"
+            )
     for volume in pod.volumes:
         if volume.kind == "emptyDir" and volume.size and not volume.memory:
             found.append(
