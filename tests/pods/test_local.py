@@ -1,5 +1,6 @@
 """The embedded runtime runs manifests: real containers, as root and as an ordinary user."""
 
+import json
 import os
 import signal
 import sys
@@ -213,6 +214,60 @@ def test_a_path_of_the_host(make: Maker, tmp_path: Path) -> None:
     assert (tmp_path / "data" / "f").read_text() == "1\n"
     assert "Read-only" in pod["a"].logs()
     assert not (tmp_path / "data" / "g").exists()
+
+
+def write_with(make: Maker, config: dict[str, Any], *containers: Any, **spec: Any) -> Path:
+    """A file with a Pod and a ConfigMap."""
+    yaml = pytest.importorskip("yaml", reason="PyYAML is not installed")
+    pod = json.loads(make.write(*containers, **spec).read_text())
+    config = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c"}, **config}
+    file = make.directory / "pod.yaml"
+    file.write_text(yaml.safe_dump_all([config, pod]))
+    return file
+
+
+def test_a_config_map_as_files_and_variables(make: Maker) -> None:
+    before = host_traces()
+    look = "cat /c/text /c/raw /one; stat -c %a /c/text /c/raw; ls /c /some; cat /some/d/e; echo $A"
+    file = write_with(
+        make,
+        {"data": {"text": "of a text\n"}, "binaryData": {"raw": "cmF3Cg=="}},
+        container(
+            "a",
+            f"{look}; touch /c/text /c/new; mkdir /some/new",
+            env=[{"name": "A", "valueFrom": {"configMapKeyRef": {"name": "c", "key": "text"}}}],
+            volumeMounts=[
+                mount("c", "/c"),
+                mount("c", "/one", subPath="text"),
+                mount("some", "/some"),
+            ],
+        ),
+        volumes=[
+            {"name": "c", "configMap": {"name": "c", "defaultMode": 0o440}},
+            {"name": "some", "configMap": {"name": "c", "items": [{"key": "raw", "path": "d/e"}]}},
+        ],
+    )
+    with up(file) as pod:
+        finished(pod)
+        said = pod["a"].logs().splitlines()
+    assert said[:5] == ["of a text", "raw", "of a text", "440", "440"]
+    assert said[5:11] == ["/c:", "raw", "text", "", "/some:", "d"]
+    assert said[11:13] == ["raw", "of a text"]
+    assert sum("Read-only file system" in line for line in said[13:]) == 3
+    assert host_traces() == before
+
+
+@needs_root
+def test_a_config_map_for_a_group(make: Maker) -> None:
+    file = write_with(
+        make,
+        {"data": {"text": "of a text\n"}},
+        container("a", "cat /c/text; stat -c '%u %g %a' /c/text", volumeMounts=[mount("c", "/c")]),
+        volumes=[{"name": "c", "configMap": {"name": "c", "defaultMode": 0o400}}],
+        securityContext={"runAsUser": 1001, "fsGroup": 2000},
+    )
+    with up(file) as pod:
+        assert finished(pod)["a"].logs().splitlines() == ["of a text", "0 2000 440"]
 
 
 # What containers are
