@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from podipc._core import PodipcError, Timeout
+from podipc._core import PodipcError
 from podipc.pod import knock
 from podipc.pod.model import Probe
 from podipc.pod.runtime import Program
@@ -47,7 +47,7 @@ def watch(
         return None
     for left in reversed(range(probe.failures)):
         began = time.monotonic()
-        why = _once(probe, start)
+        why = _once(probe, start, pause)
         if not why or not left:
             return why
         if not pause(max(0.0, began + probe.period - time.monotonic())):
@@ -66,7 +66,7 @@ def from_within(probe: Probe, python: str) -> list[str] | None:
     return [python, "-IS", "-c", _KNOCK, "http", *where, probe.scheme, probe.url, *headers]
 
 
-def _once(probe: Probe, start: Callable[[int], Program]) -> str:
+def _once(probe: Probe, start: Callable[[int], Program], pause: Callable[[float], bool]) -> str:
     read, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         try:
@@ -77,34 +77,33 @@ def _once(probe: Probe, start: Callable[[int], Program]) -> str:
         finally:
             os.close(write)
         try:
-            return _result(program, read, probe.timeout)
+            return _result(program, read, probe.timeout, pause)
         finally:
             program.close()
     finally:
         os.close(read)
 
 
-def _result(program: Program, read: int, seconds: float) -> str:
+def _result(program: Program, read: int, seconds: float, pause: Callable[[float], bool]) -> str:
     """Why it did not succeed within that time, or ""."""
     deadline = time.monotonic() + seconds
     said = b""
     poller = select.poll()
     poller.register(read, select.POLLIN)
-    while program.poll() is None and time.monotonic() < deadline:
+    while program.poll() is None:
+        if time.monotonic() >= deadline or not pause(0):
+            program.kill()
+            program.wait()
+            return f"no result within {seconds} s"
         if not poller.poll(10):
             continue
         piece = os.read(read, 65536)
-        if not piece:
-            break
         said = (said + piece)[:_SAID]
-    try:
-        code = program.wait(max(0.0, deadline - time.monotonic()))
-    except Timeout:
-        program.kill()
-        program.wait()
-        return f"no result within {seconds} s"
+        if not piece:
+            poller.unregister(read)
     with contextlib.suppress(BlockingIOError):
         said = (said + os.read(read, _SAID))[:_SAID]
+    code = program.wait()
     if code == 0:
         return ""
     text = said.decode(errors="replace").strip()

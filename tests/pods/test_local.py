@@ -654,7 +654,7 @@ def test_as_an_ordinary_user(make: Maker) -> None:
             "b", "touch /r/x; df -k /dev/shm", volumeMounts=[mount("m", "/r", readOnly=True)]
         ),
         volumes=[{"name": "m", "emptyDir": MEMORY}, {"name": "d", "emptyDir": {}}],
-        securityContext={"fsGroup": 2000},
+        securityContext={"fsGroup": 2000, "supplementalGroups": [2001]},
     )
     phase, message, said, logs, isolation, scratch = run_as_user(file)
     assert isolation["user"]
@@ -665,7 +665,8 @@ def test_as_an_ordinary_user(make: Maker) -> None:
     assert " 65536 " in logs["b"]
     assert phase == "Succeeded", message
     assert any("not as UID 1234" in note for note in said)
-    assert any("fsGroup" in note for note in said)
+    for field in ("fsGroup: volumes keep", "supplementalGroups: not given"):
+        assert any(note.startswith(f"spec.securityContext.{field}") for note in said)
     assert not Path(scratch).exists()
 
 

@@ -60,6 +60,7 @@ class Line:
                         "name": container,
                         "image": "image",
                         "command": ["sh", "-c", script],
+                        "env": [{"name": "POD", "value": name}],
                         "volumeMounts": [{"name": "v", "mountPath": "/v"}],
                     }
                     for container, script in containers
@@ -83,10 +84,6 @@ def line() -> Iterator[Line]:
     for pod in json.loads(made.run("list", "--json")[0]):
         made.run("down", pod["name"], "--grace", "0")
     shutil.rmtree(made.directory)
-
-
-def scratch() -> list[str]:
-    return sorted(str(p) for d in ("/var/tmp", "/tmp") for p in Path(d).glob("podipc-*-pod-*"))
 
 
 def test_run_shows_what_is_printed_and_how_it_ends(line: Line) -> None:
@@ -224,7 +221,7 @@ def test_what_is_wrong_is_said_and_nothing_is_left(  # noqa: PLR0917
 
 
 def test_up_exec_logs_list_down(line: Line) -> None:
-    before = scratch()
+    before = host_traces()
     file = line.write(("a", LOOP), ("b", "echo of b; exec sleep 1000"))
     name = Path(file).stem
     out, err = line.run("up", file)
@@ -252,11 +249,11 @@ def test_up_exec_logs_list_down(line: Line) -> None:
     with line.start("logs", "-f", name) as following:
         assert following.stdout
         assert {following.stdout.readline() for _ in "ab"} == {"a | runs\n", "b | of b\n"}
-        assert scratch() != before
+        assert host_traces() != before
         assert line.run("down", name)[0] == f"Pod {name} is down\n"
         assert following.communicate(timeout=PATIENCE)[0] == "a | ends\n"
     assert not (line.pods / name).exists()
-    assert scratch() == before
+    assert host_traces() == before
     eventually(lambda: not alive(pod["pid"]), "the keeper has ended")
 
 
@@ -289,14 +286,14 @@ def test_exec_that_is_interrupted_ends_its_program(line: Line) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_keeper_that_dies_leaves_nothing(line: Line, number: int) -> None:
-    before = scratch()
+    before = host_traces()
     file = line.write(("a", "echo > /v/f; echo runs; exec sleep 1000"))
     line.run("up", file)
     (pod,) = json.loads(line.run("list", "--json")[0])
-    assert scratch() != before
+    assert host_traces() != before
     os.kill(pod["pid"], number)
     eventually(lambda: not alive(pod["containers"][0]["pid"]), "the container is gone")
-    eventually(lambda: scratch() == before, "the volume is gone")
+    eventually(lambda: host_traces() == before, "the volume is gone")
     eventually(lambda: not (line.pods / pod["name"]).exists(), "its directory is gone")
     assert line.run("list", "--json")[0] == "[]\n"
     line.run("up", file)

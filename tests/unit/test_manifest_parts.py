@@ -120,7 +120,7 @@ WRONG_PROBES: list[tuple[dict[str, Any], str]] = [
     ),
     ({"exec": {"command": ["x"]}, "successThreshold": 2}, f"{AT}.successThreshold: expected 1, no"),
     ({"exec": {"command": ["x"]}, "periodSeconds": -1}, f"{AT}.periodSeconds: expected a whole nu"),
-    ({"exec": {"command": ["x"]}, "timeoutSecond": 1}, f"{AT}.timeoutSecond: there is no such field; did you"),
+    ({"exec": {"command": ["x"]}, "timeoutSecond": 1}, f"{AT}.timeoutSecond: there is no such f"),
 ]
 
 

@@ -64,11 +64,20 @@ def of(pod: Pod) -> list[str]:
     return found
 
 
-def of_fs_group(pod: Pod, *, is_root: bool) -> list[str]:
-    """One line if volumes cannot be given to the `fsGroup`."""
-    if pod.fs_group is None or is_root or pod.fs_group == os.getegid():
+def of_groups(pod: Pod, *, is_root: bool) -> list[str]:
+    """One line each if volumes, or processes, cannot be given to the groups of the manifest."""
+    if is_root:
         return []
-    return [
-        f"spec.securityContext.fsGroup: volumes keep the group {os.getegid()}, "
-        "an ordinary user cannot give them to another; run as root"
-    ]
+    found: list[str] = []
+    where = "spec.securityContext"
+    if pod.fs_group not in (None, os.getegid()):
+        found.append(
+            f"{where}.fsGroup: volumes keep the group {os.getegid()}, "
+            "an ordinary user cannot give them to another; run as root"
+        )
+    if pod.groups:
+        found.append(
+            f"{where}.supplementalGroups: not given to the containers, "
+            "an ordinary user cannot choose groups; run as root"
+        )
+    return found

@@ -163,16 +163,16 @@ class Sandbox(supervisor.Sandbox):
         spec, made = self.spec, self.pod.isolation
         has_mounts = any(c.mounts or c.directory for c in spec.everyone())
         self._prefix, may_own = "", False
+        is_root = os.geteuid() == 0 and not made["user"]
+        self.notes += notes.of_groups(spec, is_root=is_root)
         unique = secrets.token_hex(4)
         self.scratch = f"{_disk()}/podipc-{_label(spec.name)}-{unique}"
         operations: list[namespaces.Operation] = []
         if made["mount"]:
             limits = [c.memory for c in spec.everyone()]
             memory = sum(filter(None, limits)) if all(limits) else None
-            is_root = os.geteuid() == 0 and not made["user"]
             may_own = is_root or spec.fs_group == os.getegid()
             operations += mounts.pod_setup(spec, self.scratch, memory, may_own=may_own)
-            self.notes += notes.of_fs_group(spec, is_root=is_root)
             self._prefix = mounts.HOST
         elif has_mounts:
             raise NotHere(
