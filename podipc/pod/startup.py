@@ -16,10 +16,13 @@ from pathlib import Path
 
 from podipc._core import PodipcError
 from podipc.pod import knock
-from podipc.pod.model import Probe
+from podipc.pod.model import Pod, Probe
 from podipc.pod.runtime import Program
 
-__all__ = ["from_within", "watch"]
+__all__ = ["NO_GRPC", "from_within", "notes_of", "watch"]
+
+NO_GRPC = "the container counts as started once it runs; exec, httpGet and tcpSocket are made"
+"""What is said of a probe that is not made."""
 
 _KNOCK = Path(knock.__file__).read_text(encoding="utf-8")
 _SAID = 1024
@@ -64,6 +67,16 @@ def from_within(probe: Probe, python: str) -> list[str] | None:
         return [python, "-IS", "-c", _KNOCK, "tcp", *where]
     headers = [word for pair in probe.headers for word in pair]
     return [python, "-IS", "-c", _KNOCK, "http", *where, probe.scheme, probe.url, *headers]
+
+
+def notes_of(pod: Pod) -> list[str]:
+    """One line for each probe that is made otherwise than in a cluster."""
+    return [
+        f"{probe.path}.{probe.kind}: made on {probe.host or '127.0.0.1'} within the Pod; "
+        "a cluster asks the Pod's address, where a server of 127.0.0.1 is not heard"
+        for probe in (container.startup for container in pod.everyone())
+        if probe is not None and probe.kind in ("httpGet", "tcpSocket")
+    ]
 
 
 def _once(probe: Probe, start: Callable[[int], Program], pause: Callable[[float], bool]) -> str:

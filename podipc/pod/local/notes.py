@@ -6,6 +6,7 @@ import os
 import re
 import sys
 
+from podipc.pod import startup
 from podipc.pod.manifest import Pod
 
 _REASONS = {
@@ -16,7 +17,7 @@ _REASONS = {
     "hostname": "the host name of a container is its name",
     "livenessProbe": "only startup probes are made here",
     "readinessProbe": "only startup probes are made here",
-    "grpc": "the container counts as started once it runs; exec, httpGet and tcpSocket are made",
+    "grpc": startup.NO_GRPC,
     "lifecycle": "there are no hooks here",
     "imagePullPolicy": "there are no images here",
     "imagePullSecrets": "there are no images here",
@@ -49,13 +50,7 @@ def of(pod: Pod) -> list[str]:
         else:
             reason = _REASONS.get(name, "has no meaning on one machine")
         found.append(f"{path}: not used, {reason}")
-    for container in pod.everyone():
-        probe = container.startup
-        if probe is not None and probe.kind in ("httpGet", "tcpSocket"):
-            found.append(
-                f"{probe.path}.{probe.kind}: made on {probe.host or '127.0.0.1'} within the Pod; "
-                "a cluster asks the Pod's address, where a server of 127.0.0.1 is not heard"
-            )
+    found += startup.notes_of(pod)
     for volume in pod.volumes:
         if volume.kind == "emptyDir" and volume.size and not volume.memory:
             found.append(
