@@ -3,14 +3,11 @@
 import contextlib
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
-from support import PATIENCE, ROOT, SESSION, unique_name
+from support import PATIENCE, SESSION, said_by_ordinary_user, unique_name
 
 from podipc.pod import up
 from podipc.pod.local import cgroups
@@ -58,7 +55,7 @@ class Maker:
         return file
 
     def up(self, *containers: dict[str, Any], backoff: float = 10.0, **spec: Any) -> Pod:
-        pod = up(self.write(*containers, **spec), backoff=backoff)
+        pod = up(self.write(*containers, **spec), "local", backoff=backoff)
         self._stack.callback(pod.close)
         pod.ready(PATIENCE)
         return pod
@@ -102,53 +99,21 @@ def alive(pid: int) -> bool:
         return False
 
 
-AS_USER = """
-import ctypes, json, os, sys
-import encodings.idna, podipc.pod.local.pod, podipc.pod.manifest, podipc.pod
-{become}
-{code}
-"""
-BECOME = """
-os.chdir("/")
-os.setgroups([]); os.setresgid(1001, 1001, 1001); os.setresuid(1001, 1001, 1001)
-ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)
-"""
 UNTIL_IT_ENDS = """
-with podipc.pod.up(sys.argv[1]) as pod:
+import json, os, sys
+import encodings.idna, podipc.pod.local.pod, podipc.pod.manifest, podipc.pod
+become()
+with podipc.pod.up(sys.argv[1], "local") as pod:
     phase = pod.wait(60)
     logs = {name: c.logs() for name, c in pod.containers.items()}
     print(json.dumps([phase, pod.message, pod.notes, logs, pod.isolation, pod._sandbox.scratch]))
 """
 
 
-@contextlib.contextmanager
-def as_user(file: Path, code: str) -> Iterator[subprocess.Popen[str]]:
-    """Python code with podipc as an ordinary user: UID 1001 if this is root. argv[1] is `file`."""
-    # Where another user may read it.
-    readable = Path("/dev/shm", file.name)
-    readable.write_text(file.read_text())
-    readable.chmod(0o644)
-    text = AS_USER.format(become=BECOME if os.geteuid() == 0 else "", code=code)
-    try:
-        with subprocess.Popen(
-            [sys.executable, "-c", text, str(readable)],
-            env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        ) as process:
-            yield process
-            process.kill()
-    finally:
-        readable.unlink()
-
-
 def run_as_user(file: Path, first: str = "") -> list[Any]:
     """Phase, message, notes, logs, isolation and scratch directory of a Pod that has ended."""
-    with as_user(file, f"{first}\n{UNTIL_IT_ENDS}") as process:
-        out, err = process.communicate(timeout=PATIENCE)
-    if "user namespaces are refused" in err:
-        pytest.skip("not possible here: " + err.splitlines()[-1])
-    assert process.returncode == 0, err
-    found: list[Any] = json.loads(out)
+    said = said_by_ordinary_user(
+        UNTIL_IT_ENDS.replace("become()", f"become(); {first}"), file.read_text()
+    )
+    found: list[Any] = json.loads(said)
     return found

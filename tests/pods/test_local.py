@@ -247,7 +247,7 @@ def test_a_config_map_as_files_and_variables(make: Maker) -> None:
             {"name": "some", "configMap": {"name": "c", "items": [{"key": "raw", "path": "d/e"}]}},
         ],
     )
-    with up(file) as pod:
+    with up(file, "local") as pod:
         finished(pod)
         said = pod["a"].logs().splitlines()
     assert said[:5] == ["of a text", "raw", "of a text", "440", "440"]
@@ -266,7 +266,7 @@ def test_a_config_map_for_a_group(make: Maker) -> None:
         volumes=[{"name": "c", "configMap": {"name": "c", "defaultMode": 0o400}}],
         securityContext={"runAsUser": 1001, "fsGroup": 2000},
     )
-    with up(file) as pod:
+    with up(file, "local") as pod:
         assert finished(pod)["a"].logs().splitlines() == ["of a text", "0 2000 440"]
 
 
@@ -343,7 +343,7 @@ def test_run_as_non_root(make: Maker) -> None:
     file = make.write(container("a", "id -u"), securityContext={"runAsNonRoot": True})
     if is_root:
         with pytest.raises(ManifestError, match=r"containers\[0\]: runAsNonRoot is true"):
-            up(file)
+            up(file, "local")
     else:
         make.up(container("a", "id -u"), securityContext={"runAsNonRoot": True})
 
@@ -443,7 +443,7 @@ def test_an_init_container_that_fails(make: Maker) -> None:
         container("main", "true"),
         initContainers=[container("prepare", "echo no such luck; exit 3")],
     )
-    with pytest.raises(PodError) as caught, up(file):
+    with pytest.raises(PodError) as caught, up(file, "local"):
         pass
     assert str(caught.value) == (
         f"{file}: spec.initContainers[0]: container 'prepare' ended with Error, exit code 3; "
@@ -573,7 +573,7 @@ def test_command_not_found(make: Maker) -> None:
         container("b", ["no-such-program"]),
         volumes=[{"name": "v", "emptyDir": {}}],
     )
-    with pytest.raises(CommandNotFound) as caught, up(file):
+    with pytest.raises(CommandNotFound) as caught, up(file, "local"):
         pass
     text = str(caught.value)
     assert text.startswith(f"{file}: spec.containers[1].command: container 'b': there is no prog")
@@ -622,7 +622,7 @@ def test_what_this_runtime_cannot(
 ) -> None:
     before = host_traces()
     file = make.write({**container("a", "true"), **fields}, **spec)
-    with pytest.raises(ManifestError) as caught, up(file):
+    with pytest.raises(ManifestError) as caught, up(file, "local"):
         pass
     assert str(caught.value).startswith(f"{file}: {text}")
     assert host_traces() == before
@@ -680,6 +680,6 @@ def test_start_up_is_quick_enough_to_be_used_interactively(make: Maker) -> None:
     took = []
     for _ in range(5):
         start = time.monotonic()
-        with up(file):
+        with up(file, "local"):
             took.append(time.monotonic() - start)
     assert min(took) < 2

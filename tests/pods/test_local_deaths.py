@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from podmaker import MEMORY, Maker, alive, as_user, container, host_traces, mount
-from support import PATIENCE, ROOT, eventually
+from podmaker import MEMORY, Maker, alive, container, host_traces, mount
+from support import PATIENCE, ROOT, eventually, ordinary_user
 
 from podipc.pod import up
 from podipc.pod.local import cgroups, namespaces
@@ -59,11 +59,14 @@ def busy(make: Maker) -> Path:
 PARENT = """
 import json, os, sys, time
 import podipc.pod
-with podipc.pod.up(sys.argv[1]) as pod:
+with podipc.pod.up(sys.argv[1], "local") as pod:
     print(json.dumps({"pids": [c.pid for c in pod.containers.values() if c.pid],
                       "scratch": pod._sandbox.scratch}), flush=True)
     time.sleep(1000)
 """
+
+
+AS_USER = "import encodings.idna, podipc.pod.local.pod, podipc.pod.manifest; become()\n" + PARENT
 
 
 def start(code: str, *words: object) -> subprocess.Popen[str]:
@@ -131,7 +134,7 @@ def test_a_dying_parent_leaves_nothing(make: Maker, number: int) -> None:
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_a_dying_ordinary_user_leaves_nothing(make: Maker, number: int) -> None:
     before = host_traces()
-    with as_user(busy(make), PARENT) as parent:
+    with ordinary_user(AS_USER, busy(make).read_text()) as parent:
         seen = Seen(parent)
         assert host_traces()["scratch"] != before["scratch"]
         parent.send_signal(number)
@@ -159,7 +162,7 @@ def test_of_two_pods_one_goes(make: Maker) -> None:
 TWO = """
 import sys, time
 import podipc.pod
-with podipc.pod.up(sys.argv[1]), podipc.pod.up(sys.argv[2]):
+with podipc.pod.up(sys.argv[1], "local"), podipc.pod.up(sys.argv[2], "local"):
     print("up", flush=True)
     time.sleep(1000)
 """
@@ -191,7 +194,7 @@ def profile(frame, event, argument):
                 os.kill(os.getpid(), signal.SIGKILL)
 threading.setprofile(profile)
 sys.setprofile(profile)
-with podipc.pod.up(sys.argv[1]) as pod:
+with podipc.pod.up(sys.argv[1], "local") as pod:
     sys.setprofile(None)
     print(count, flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
@@ -222,7 +225,7 @@ def test_ctrl_c_while_it_starts(make: Maker) -> None:
     )
     timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
-    with pytest.raises(KeyboardInterrupt), up(file):
+    with pytest.raises(KeyboardInterrupt), up(file, "local"):
         pass
     timer.join()
     assert host_traces() == before

@@ -178,7 +178,7 @@ def test_one_that_does_not_start_is_started_again(make: Maker) -> None:
         ],
         **VOLUME,
     )
-    with up(file, backoff=0.1) as pod:
+    with up(file, "local", backoff=0.1) as pod:
         assert pod.wait(PATIENCE) == "Succeeded"
         assert pod["side"].restarts == 2
         assert pod["side"].logs().count("has failed 2 times, it is ended") == 2
@@ -194,7 +194,7 @@ def test_a_pod_whose_sidecar_never_starts_can_be_ended(make: Maker) -> None:
         ],
         **VOLUME,
     )
-    pod = up(file)
+    pod = up(file, "local")
     eventually(lambda: pod["side"].state == "running", "it runs")
     with pytest.raises(podipc.Timeout, match="is not up after"):
         pod.ready(0.2)
@@ -221,7 +221,7 @@ def test_a_container_that_ends_before_its_probe(make: Maker) -> None:
 
 def test_main_containers_are_not_waited_for(make: Maker) -> None:
     probe = {"exec": {"command": ["true"]}, "initialDelaySeconds": 1000}
-    with up(make.write(container("a", FOREVER, startupProbe=probe))) as pod:
+    with up(make.write(container("a", FOREVER, startupProbe=probe)), "local") as pod:
         assert pod.phase == "Running"
 
 
