@@ -25,6 +25,9 @@ NO_GRPC = "the container counts as started once it runs; exec, httpGet and tcpSo
 """What is said of a probe that is not made."""
 
 _KNOCK = Path(knock.__file__).read_text(encoding="utf-8")
+_PATIENCE = 10.0
+"""Seconds in which what was killed has to have ended."""
+
 _SAID = 1024
 """Bytes that are kept of what a probe prints."""
 
@@ -80,21 +83,18 @@ def notes_of(pod: Pod) -> list[str]:
 
 
 def _once(probe: Probe, start: Callable[[int], Program], pause: Callable[[float], bool]) -> str:
-    read, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     try:
-        try:
-            os.set_blocking(write, True)
-            program = start(write)
-        except PodipcError as error:
-            return str(error)
-        finally:
-            os.close(write)
-        try:
-            return _result(program, read, probe.timeout, pause)
-        finally:
-            program.close()
-    finally:
-        os.close(read)
+        read, write = os.pipe2(os.O_CLOEXEC)
+        with open(read, "rb", buffering=0) as ours:
+            os.set_blocking(read, False)
+            with open(write, "wb", buffering=0):
+                program = start(write)
+            try:
+                return _result(program, ours.fileno(), probe.timeout, pause)
+            finally:
+                program.close()
+    except (PodipcError, OSError) as error:
+        return str(error)
 
 
 def _result(program: Program, read: int, seconds: float, pause: Callable[[float], bool]) -> str:
@@ -106,7 +106,7 @@ def _result(program: Program, read: int, seconds: float, pause: Callable[[float]
     while program.poll() is None:
         if time.monotonic() >= deadline or not pause(0):
             program.kill()
-            program.wait()
+            program.wait(_PATIENCE)
             return f"no result within {seconds} s"
         if not poller.poll(10):
             continue

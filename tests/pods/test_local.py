@@ -5,7 +5,6 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,24 +27,10 @@ from podipc.pod.errors import CommandNotFound, ManifestError, PodError, UnknownP
 from podipc.pod.local import cgroups
 from podipc.pod.runtime import PIPE
 
+pytestmark = pytest.mark.usefixtures("isolation")
+
 is_root = os.geteuid() == 0
 needs_root = pytest.mark.skipif(not is_root, reason="not possible here: needs root")
-
-
-@pytest.fixture
-def make(tmp_path: Path) -> Iterator[Maker]:
-    maker = Maker(tmp_path)
-    yield maker
-    maker.close()
-
-
-@pytest.fixture(autouse=True)
-def possible() -> None:
-    from podipc.pod.local import namespaces
-
-    with namespaces.Pod() as pod:
-        if not pod.isolation["mount"] or not pod.isolation["pid"]:
-            pytest.skip("not possible here: " + "; ".join(pod.notes))
 
 
 # Volumes

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,23 +13,11 @@ from podmaker import MEMORY, Maker, alive, container, host_traces, mount
 from support import PATIENCE, ROOT, eventually, ordinary_user
 
 from podipc.pod import up
-from podipc.pod.local import cgroups, namespaces
+from podipc.pod.local import cgroups
+
+pytestmark = pytest.mark.usefixtures("isolation")
 
 NAMESPACES = ("pid", "mnt", "net", "ipc", "uts")
-
-
-@pytest.fixture
-def make(tmp_path: Path) -> Iterator[Maker]:
-    maker = Maker(tmp_path)
-    yield maker
-    maker.close()
-
-
-@pytest.fixture(autouse=True)
-def possible() -> None:
-    with namespaces.Pod() as pod:
-        if not pod.isolation["mount"] or not pod.isolation["pid"]:
-            pytest.skip("not possible here: " + "; ".join(pod.notes))
 
 
 def busy(make: Maker) -> Path:

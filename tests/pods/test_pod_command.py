@@ -17,8 +17,6 @@ import pytest
 from podmaker import alive, host_traces
 from support import PATIENCE, ROOT, eventually, unique_name
 
-from podipc.pod.local import namespaces
-
 LOOP = "trap 'echo ends; exit 0' TERM; echo runs; while :; do sleep 0.05; done"
 
 
@@ -75,10 +73,7 @@ class Line:
 
 
 @pytest.fixture
-def line() -> Iterator[Line]:
-    with namespaces.Pod() as pod:
-        if not pod.isolation["mount"] or not pod.isolation["pid"]:
-            pytest.skip("not possible here: " + "; ".join(pod.notes))
+def line(isolation: None) -> Iterator[Line]:
     made = Line(Path(tempfile.mkdtemp(prefix="podipc-line-")))
     yield made
     for pod in json.loads(made.run("list", "--json")[0]):

@@ -4,8 +4,6 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +13,9 @@ from support import PATIENCE, eventually
 import podipc
 from podipc.pod import up
 from podipc.pod.errors import PodError
-from podipc.pod.local import namespaces, notes
+from podipc.pod.local import notes
+
+pytestmark = pytest.mark.usefixtures("isolation")
 
 VOLUME: dict[str, Any] = {"volumes": [{"name": "v", "emptyDir": {}}]}
 MOUNTS = [mount("v", "/v")]
@@ -32,20 +32,6 @@ server = http.server.HTTPServer(("127.0.0.1", 8080), Handler)
 pathlib.Path("/v/listens").touch()
 server.serve_forever()
 """
-
-
-@pytest.fixture
-def make(tmp_path: Path) -> Iterator[Maker]:
-    maker = Maker(tmp_path)
-    yield maker
-    maker.close()
-
-
-@pytest.fixture(autouse=True)
-def possible() -> None:
-    with namespaces.Pod() as pod:
-        if not pod.isolation["mount"] or not pod.isolation["pid"]:
-            pytest.skip("not possible here: " + "; ".join(pod.notes))
 
 
 def sidecar(command: list[str] | str, **probe: Any) -> dict[str, Any]:

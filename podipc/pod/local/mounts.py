@@ -50,7 +50,7 @@ def pod_setup(pod: Pod, scratch: str, memory: int | None, *, may_own: bool) -> l
     if any(_on_disk(volume) for volume in pod.volumes):
         operations += [("at-end", HOST + scratch), ("mkdir", HOST + scratch, "0700")]
     for volume in pod.volumes:
-        if volume.kind == "hostPath" or not _is_made(volume):
+        if not _is_made(volume):
             continue
         place = _place(volume, scratch)
         operations.append(("mkdir", place, "0777"))
@@ -111,8 +111,11 @@ def fill(pod: Pod, scratch: str, *, may_own: bool) -> None:
         if volume.kind != "configMap":
             continue
         for path, (content, mode) in config.files(pod, volume).items():
-            file = Path(scratch, volume.name, path)
-            file.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            root = Path(scratch, volume.name)
+            for directory in reversed(Path(path).parents[:-1]):
+                (root / directory).mkdir(exist_ok=True)
+                (root / directory).chmod(0o755)
+            file = root / path
             file.write_bytes(content)
             owned = pod.fs_group is not None and may_own
             if owned:
