@@ -250,29 +250,39 @@ def become():
 """
 
 
-def said_by_ordinary_user(code: str, manifest: str) -> str:
-    """What `code` prints, which calls ``become()`` after its imports; argv[1] is the manifest."""
-    import pytest
-
+@contextlib.contextmanager
+def ordinary_user(code: str, manifest: str) -> Iterator[subprocess.Popen[str]]:
+    """A child with `code`, which calls ``become()`` after its imports; argv[1] is the manifest."""
     # Where another user may read it.
     file = Path("/dev/shm", unique_name("pod.json"))
     file.write_text(manifest)
     file.chmod(0o644)
     try:
-        done = subprocess.run(
+        with subprocess.Popen(
             [sys.executable, "-c", _BECOME + code, str(file)],
             env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"},
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            timeout=PATIENCE,
-            check=False,
-        )
+        ) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
     finally:
         file.unlink()
-    if "user namespaces are refused" in done.stderr:
-        pytest.skip("not possible here: " + done.stderr.splitlines()[-1])
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+
+
+def said_by_ordinary_user(code: str, manifest: str) -> str:
+    """What `code` prints; see `ordinary_user`."""
+    import pytest
+
+    with ordinary_user(code, manifest) as process:
+        out, err = process.communicate(timeout=PATIENCE)
+    if "user namespaces are refused" in err:
+        pytest.skip("not possible here: " + err.splitlines()[-1])
+    assert process.returncode == 0, err
+    return out
 
 
 def say(value: object) -> None:

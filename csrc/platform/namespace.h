@@ -14,7 +14,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* What isolates a Pod, each made or not made. The binding and podipc/pod/local.py
+/* What isolates a Pod, each made or not made. The binding and podipc/pod/local/namespaces.py
  * know them by the names of pdi_part_name(). */
 enum pdi_part {
     PDI_PART_USER,

@@ -1,18 +1,18 @@
 /* setup.h - the file system of a container, and what it is put under, as a list
- * of small operations that podipc/pod/mounts.py writes and a new process carries
- * out.
+ * of small operations that podipc/pod/local/mounts.py writes and a new process
+ * carries out.
  *
  * An operation is four strings: a word and three arguments, unused ones empty.
  *
- *     tmpfs   TARGET OPTIONS        an empty tmpfs, with the mount options
- *     bind    SOURCE TARGET FLAGS   SOURCE and all below it; m: make TARGET, r: read-only,
- *                                   s: make SOURCE, t: go on if SOURCE has gone
- *     mkdir   PATH MODE             with its parents; MODE is octal
- *     own     PATH GID MODE         the group and the mode; an empty GID leaves the group
- *     symlink TEXT PATH
- *     pivot   ROOT OLD              ROOT becomes /, what was / becomes /OLD, or goes if that is
- * empty join    CGROUP                this process moves there at-end  PATH                  not
- * done now: removed, with all in it, when the Pod ends
+ *  - tmpfs TARGET OPTIONS: an empty tmpfs, with the mount options
+ *  - bind SOURCE TARGET FLAGS: SOURCE and all below it; m: make TARGET, r: read-only,
+ *    s: make SOURCE, t: go on if SOURCE has gone
+ *  - mkdir PATH MODE: with its parents; MODE is octal
+ *  - own PATH GID MODE: the group and the mode; an empty GID leaves the group
+ *  - symlink TEXT PATH
+ *  - pivot ROOT OLD: ROOT becomes /, what was / becomes /OLD, or goes if that is empty
+ *  - join CGROUP: this process moves there
+ *  - at-end PATH: not done now: removed, with all in it, when the Pod ends
  *
  * The list is the parent's own, so that it is not input to be checked. All of it
  * is async-signal-safe and allocates nothing.

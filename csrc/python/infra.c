@@ -1,4 +1,4 @@
-/* infra.c - the type Infra: what holds a Pod of the local runtime. podipc/pod/local.py
+/* infra.c - the type Infra: what holds a Pod of the local runtime. podipc/pod/local/namespaces.py
  * is the interface on top of it. */
 #include "state.h"
 

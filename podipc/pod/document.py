@@ -110,6 +110,19 @@ class Node:
             self.wrong("a whole number" + bounds)
         return int(self.value)
 
+    def label(self) -> str:
+        """A DNS label."""
+        if not _LABEL.fullmatch(self.text()):
+            self.wrong("at most 63 lower-case letters, digits and '-', not at the ends")
+        return self.text()
+
+    def subdomain(self) -> str:
+        """DNS labels with dots between them."""
+        name = self.text()
+        if len(name) > 253 or not all(_LABEL.fullmatch(part) for part in name.split(".")):
+            self.wrong("lower-case letters, digits, '-' and '.', at most 253")
+        return name
+
     def one_of(self, *choices: str) -> str:
         """One of a few words."""
         value = self.text()
@@ -137,6 +150,7 @@ class Node:
         return isinstance(self.value, str)
 
 
+_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _QUANTITY = re.compile(
     r"((?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,3})?)([KMGTPE]i|[numkMGTPE])?", re.ASCII
 )
@@ -260,3 +274,18 @@ def _yaml(text: str, source: str) -> list[Any]:
 def pick(fields: Mapping[str, Node], name: str, read: Callable[[Node], Any], default: Any) -> Any:
     """A field as `read` reads it, or a default if it is not set."""
     return read(fields[name]) if name in fields else default
+
+
+def words(text: str) -> tuple[str, ...]:
+    """The names in a text, for `Node.fields`."""
+    return tuple(text.split())
+
+
+def named(node: Node, fields: Mapping[str, Node], what: str, names: Collection[str]) -> str:
+    """The name of a volume or container, which no other may have."""
+    if "name" not in fields:
+        node.missing("name", f"the name of the {what}")
+    name = fields["name"].label()
+    if name in names:
+        fields["name"].wrong(f"a name that no other {what} of the Pod has")
+    return name

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
+import shutil
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 
+from podipc.pod import config
 from podipc.pod.errors import ManifestError
-from podipc.pod.manifest import Container, Pod, Variable
+from podipc.pod.model import Container, Pod, Resource, Variable
 
 
 def variables(pod: Pod, container: Container, uid: str, runtime: str) -> dict[str, str]:
@@ -18,20 +22,69 @@ def variables(pod: Pod, container: Container, uid: str, runtime: str) -> dict[st
     ManifestError
         A value comes from where the runtime has nothing.
     """
-    if container.env_from:
-        path = container.env_from[0]
+    found: dict[str, str] = {}
+    for keys in container.env_from:
+        if not keys.config_map:
+            raise _nothing(pod, keys.path, runtime)
+        found |= config.values(pod, keys)
+    for variable in container.env:
+        value = variable.value
+        if value is not None:
+            found[variable.name] = expand(value, found)
+        elif variable.key is not None:
+            value = config.value(pod, variable.path, variable.key)
+            if value is not None:
+                found[variable.name] = value
+        elif variable.resource is not None:
+            found[variable.name] = _amount(pod, container, variable, variable.resource)
+        elif variable.field in _ELSEWHERE:
+            raise _nothing(pod, variable.path, runtime)
+        else:
+            found[variable.name] = _field(pod, variable, uid, runtime)
+    return found
+
+
+_ELSEWHERE = ("secretKeyRef", "fileKeyRef")
+
+
+def _nothing(pod: Pod, path: str, runtime: str) -> ManifestError:
+    return ManifestError(
+        f"{pod.source}: {path}: the runtime {runtime} has no Secrets; use a value, or a "
+        "ConfigMap in the same file",
+        pod.source,
+        path,
+    )
+
+
+def _amount(pod: Pod, container: Container, variable: Variable, resource: Resource) -> str:
+    """A limit or request, rounded up, in units of the divisor."""
+    wanted = {c.name: c for c in pod.everyone()}
+    if resource.container not in ("", *wanted):
+        path = f"{variable.path}.containerName"
         raise ManifestError(
-            f"{pod.source}: {path}: the runtime {runtime} has no ConfigMaps and Secrets; use env",
+            f"{pod.source}: {path}: expected a container of the Pod ({', '.join(wanted)}), "
+            f"not {resource.container!r}",
             pod.source,
             path,
         )
-    found: dict[str, str] = {}
-    for variable in container.env:
-        if variable.value is None:
-            found[variable.name] = _field(pod, variable, uid, runtime)
-        else:
-            found[variable.name] = expand(variable.value, found)
-    return found
+    amounts = wanted[resource.container or container.name].amounts
+    which, _, what = resource.name.partition(".")
+    amount = amounts.get(resource.name)
+    if amount is None and which == "requests":
+        # As the API server sets it.
+        amount = amounts.get(f"limits.{what}", Decimal(0))
+    if amount is None:
+        amount = _of_machine(what)
+    return str(math.ceil(amount / resource.divisor))
+
+
+def _of_machine(what: str) -> Decimal:
+    """What a container without a limit may have."""
+    if what == "cpu":
+        return Decimal(os.cpu_count() or 1)
+    if what == "memory":
+        return Decimal(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    return Decimal(shutil.disk_usage("/").total)
 
 
 def command(container: Container, env: Mapping[str, str]) -> list[str]:

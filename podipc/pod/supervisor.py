@@ -17,14 +17,15 @@ import selectors
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol, TypeAlias
 
 from podipc._core import Closed, PodipcError, Timeout
 from podipc.pod import manifest as manifests
-from podipc.pod import runtime
+from podipc.pod import runtime, startup
 from podipc.pod.errors import PodError
 from podipc.pod.log import Log
+from podipc.pod.model import Probe
 
 __all__ = ["Container", "Pod", "Process", "Sandbox"]
 
@@ -32,6 +33,8 @@ _BACKOFF_LIMIT = 300.0
 _FORGIVEN = 600.0
 """Seconds after which an earlier crash does not count any more, as in Kubernetes."""
 
+Streams: TypeAlias = tuple[runtime.Stream, runtime.Stream, runtime.Stream]
+"""Of a program: stdin, stdout, stderr."""
 
 
 class Process(Protocol):
@@ -66,11 +69,14 @@ class Sandbox(abc.ABC):
     ----------
     notes
         One line for everything that the manifest asks for and there is not.
+    python
+        In a container, for `exec_from_within`.
     exec_holds_state
         Whether the containers' states must not change while `exec` is at work.
     """
 
     notes: list[str]
+    python = "python3"
     exec_holds_state = True
 
     @abc.abstractmethod
@@ -89,9 +95,19 @@ class Sandbox(abc.ABC):
         container: manifests.Container,
         process: Process,
         command: Sequence[str],
-        streams: tuple[runtime.Stream, runtime.Stream, runtime.Stream],
+        streams: Streams,
     ) -> runtime.Program:
         """Start one more program in a container whose main process is `process`."""
+
+    def exec_from_within(
+        self,
+        container: manifests.Container,
+        process: Process,
+        command: Sequence[str],
+        streams: Streams,
+    ) -> runtime.Program:
+        """As `exec`, of a program that only has to be in the Pod's network."""
+        return self.exec(container, process, command, streams)
 
     @abc.abstractmethod
     def kills(self, container: manifests.Container) -> int:
@@ -119,6 +135,8 @@ class Container(runtime.Container):
         self._again = False
         self._stopping: float | None = None
         self._oom = 0
+        self._started = spec.startup is None or spec.startup.kind == "grpc"
+        self._prober: threading.Thread | None = None
 
     @property
     def pid(self) -> int | None:
@@ -165,11 +183,7 @@ class Container(runtime.Container):
                 raise Closed(f"Pod {pod.name!r} does not run: {pod.phase} {pod.message}".strip())
             run = self._runs
             self._again = True
-            self._stopping = time.monotonic() + pod.grace if self.state == "running" else None
-            if self._stopping is not None and self._process is not None:
-                self._process.send_signal(signal.SIGTERM)
-                if self._process.is_deaf():
-                    self._process.send_signal(signal.SIGKILL)
+            self._terminate(pod.grace)
         pod._wake()
         with pod._changed:
             pod._changed.wait_for(
@@ -189,14 +203,61 @@ class Container(runtime.Container):
         stdout: runtime.Stream = None,
         stderr: runtime.Stream = None,
     ) -> runtime.Program:
+        return self._exec(self._pod._sandbox.exec, command, (stdin, stdout, stderr))
+
+    def _exec(
+        self,
+        start: Callable[[manifests.Container, Process, Sequence[str], Streams], runtime.Program],
+        command: Sequence[str],
+        streams: Streams,
+    ) -> runtime.Program:
         with self._pod._changed:
             process = self._process
             if process is None or self.state != "running":
                 raise Closed(f"container {self.name!r} does not run: {self.state}")
-            streams = (stdin, stdout, stderr)
             if self._pod._sandbox.exec_holds_state:
-                return self._pod._sandbox.exec(self.spec, process, command, streams)
-        return self._pod._sandbox.exec(self.spec, process, command, streams)
+                return start(self.spec, process, command, streams)
+        return start(self.spec, process, command, streams)
+
+    def _terminate(self, grace: float) -> None:
+        """Send SIGTERM; SIGKILL is due after the grace period, or at once if it was not heard."""
+        if self._process is None or self.state != "running":
+            return
+        self._stopping = time.monotonic() + grace
+        self._process.send_signal(signal.SIGTERM)
+        if self._process.is_deaf():
+            self._process.send_signal(signal.SIGKILL)
+
+    def _probe(self, probe: Probe, run: int) -> None:
+        """Find out whether it has started; end it if not. A thread of its own for each run."""
+        pod = self._pod
+
+        def over() -> bool:
+            return pod._ending or self._runs != run or self.state != "running"
+
+        def pause(seconds: float) -> bool:
+            with pod._changed:
+                return not pod._changed.wait_for(over, seconds)
+
+        def start(output: int) -> runtime.Program:
+            streams = (runtime.DEVNULL, output, runtime.STDOUT)
+            command = startup.from_within(probe, pod._sandbox.python)
+            if command is None:
+                return self._exec(pod._sandbox.exec, probe.command, streams)
+            return self._exec(pod._sandbox.exec_from_within, command, streams)
+
+        why = startup.watch(probe, start, pause)
+        with pod._changed:
+            if why is None or over():
+                return
+            if why:
+                times = f"{probe.failures} time{'s' * (probe.failures > 1)}"
+                text = f"podipc: {probe.path}: has failed {times}, it is ended: {why}\n"
+                self._log.append(text.encode())
+                self._terminate(pod.grace if probe.grace is None else probe.grace)
+            else:
+                self._started = True
+        pod._wake()
 
 
 class Pod(runtime.Pod):
@@ -262,6 +323,7 @@ class Pod(runtime.Pod):
         self.end_sessions()
         with self._changed:
             self._ending = True
+            self._changed.notify_all()
         self._wake()
         self._thread.join()
         self._sandbox.close()
@@ -292,6 +354,8 @@ class Pod(runtime.Pod):
         for container in self.containers.values():
             self._reap(container)
             self._drain(container)
+            if container._prober is not None:
+                container._prober.join()
             container._log.end()
         with self._changed:
             for container in self.containers.values():
@@ -322,7 +386,7 @@ class Pod(runtime.Pod):
         for container in self._init:
             if container.spec.sidecar:
                 self._keep(container, "Always")
-                if container._runs == 0:
+                if container._runs == 0 or not container._started:
                     return True
             elif container.returncode != 0 or container.state == "running":
                 policy = "Never" if self.spec.restart == "Never" else "OnFailure"
@@ -385,6 +449,15 @@ class Pod(runtime.Pod):
             container._watched = process.fileno()
             self._selector.register(container._watched, selectors.EVENT_READ)
             self._changed.notify_all()
+        probe = container.spec.startup
+        if probe is not None and probe.kind != "grpc":
+            container._prober = threading.Thread(
+                target=container._probe,
+                args=(probe, container._runs),
+                name=f"podipc-probe-{container.name}",
+                daemon=True,
+            )
+            container._prober.start()
 
     def _reap(self, container: Container) -> None:
         process = container._process
@@ -405,6 +478,7 @@ class Pod(runtime.Pod):
             container.returncode = code
             oom = self._sandbox.kills(container.spec) > container._oom
             container.reason = "OOMKilled" if oom else "Error" if code else "Completed"
+            container._stopping = None
             container.state = "terminated"
             self._changed.notify_all()
 

@@ -1,108 +1,36 @@
 """The embedded runtime runs manifests: real containers, as root and as an ordinary user."""
 
-import contextlib
 import json
 import os
 import signal
-import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support import PATIENCE, ROOT, eventually, said_by_ordinary_user, unique_name
+from podmaker import (
+    FOREVER,
+    MEMORY,
+    Maker,
+    container,
+    finished,
+    host_traces,
+    mount,
+    run_as_user,
+)
+from support import PATIENCE, ROOT, eventually
 
 import podipc
 from podipc.pod import up
 from podipc.pod.errors import CommandNotFound, ManifestError, PodError, UnknownPod
 from podipc.pod.local import cgroups
-from podipc.pod.local.pod import Pod
 from podipc.pod.runtime import PIPE
 
-MEMORY = {"medium": "Memory", "sizeLimit": "4Mi"}
-FOREVER = ["sh", "-c", "trap 'echo ends; exit 0' TERM; echo runs; while :; do sleep 0.05; done"]
+pytestmark = pytest.mark.usefixtures("isolation")
+
 is_root = os.geteuid() == 0
 needs_root = pytest.mark.skipif(not is_root, reason="not possible here: needs root")
-
-
-def container(name: str, command: list[str] | str, **fields: Any) -> dict[str, Any]:
-    if isinstance(command, str):
-        command = ["sh", "-c", command]
-    return {"name": name, "image": "image", "command": command, **fields}
-
-
-def mount(volume: str, path: str, **fields: Any) -> dict[str, Any]:
-    return {"name": volume, "mountPath": path, **fields}
-
-
-class Maker:
-    """Writes manifests of its own names and starts them; what still runs is closed."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self._stack = contextlib.ExitStack()
-
-    def write(self, *containers: dict[str, Any], **spec: Any) -> Path:
-        name = unique_name("pod").replace("_", "-").lower()
-        document = {
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "metadata": {"name": name},
-            "spec": {
-                "restartPolicy": "Never",
-                "terminationGracePeriodSeconds": 20,
-                "containers": list(containers),
-                **spec,
-            },
-        }
-        file = self.directory / f"{name}.json"
-        file.write_text(json.dumps(document))
-        return file
-
-    def up(self, *containers: dict[str, Any], backoff: float = 10.0, **spec: Any) -> Pod:
-        return self._stack.enter_context(
-            up(self.write(*containers, **spec), "local", backoff=backoff)
-        )
-
-    def close(self) -> None:
-        self._stack.close()
-
-
-def host_traces() -> dict[str, Any]:
-    """What a Pod could leave on the host."""
-    places = {c.parent for c in cgroups.controllers().values() if c.parent}
-    scratch = [p for d in ("/var/tmp", "/tmp") for p in Path(d).glob("podipc-*-*-*")]
-    mounts = Path("/proc/self/mounts").read_text().splitlines()
-    return {
-        # Those of podman come and go with the containers of others.
-        "mounts": [line for line in mounts if "/containers/" not in line and "netns" not in line],
-        "cgroups": sorted(str(p) for place in places for p in place.glob("podipc-*")),
-        "scratch": sorted(map(str, scratch)),
-    }
-
-
-@pytest.fixture
-def make(tmp_path: Path) -> Iterator[Maker]:
-    maker = Maker(tmp_path)
-    yield maker
-    maker.close()
-
-
-@pytest.fixture(autouse=True)
-def possible() -> None:
-    from podipc.pod.local import namespaces
-
-    with namespaces.Pod() as pod:
-        if not pod.isolation["mount"] or not pod.isolation["pid"]:
-            pytest.skip("not possible here: " + "; ".join(pod.notes))
-
-
-def finished(pod: Pod) -> Pod:
-    pod.wait(PATIENCE)
-    return pod
 
 
 # Volumes
@@ -273,6 +201,60 @@ def test_a_path_of_the_host(make: Maker, tmp_path: Path) -> None:
     assert not (tmp_path / "data" / "g").exists()
 
 
+def write_with(make: Maker, config: dict[str, Any], *containers: Any, **spec: Any) -> Path:
+    """A file with a Pod and a ConfigMap."""
+    yaml = pytest.importorskip("yaml", reason="PyYAML is not installed")
+    pod = json.loads(make.write(*containers, **spec).read_text())
+    config = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c"}, **config}
+    file = make.directory / "pod.yaml"
+    file.write_text(yaml.safe_dump_all([config, pod]))
+    return file
+
+
+def test_a_config_map_as_files_and_variables(make: Maker) -> None:
+    before = host_traces()
+    look = "cat /c/text /c/raw /one; stat -c %a /c/text /c/raw; ls /c /some; cat /some/d/e; echo $A"
+    file = write_with(
+        make,
+        {"data": {"text": "of a text\n"}, "binaryData": {"raw": "cmF3Cg=="}},
+        container(
+            "a",
+            f"{look}; touch /c/text /c/new; mkdir /some/new",
+            env=[{"name": "A", "valueFrom": {"configMapKeyRef": {"name": "c", "key": "text"}}}],
+            volumeMounts=[
+                mount("c", "/c"),
+                mount("c", "/one", subPath="text"),
+                mount("some", "/some"),
+            ],
+        ),
+        volumes=[
+            {"name": "c", "configMap": {"name": "c", "defaultMode": 0o440}},
+            {"name": "some", "configMap": {"name": "c", "items": [{"key": "raw", "path": "d/e"}]}},
+        ],
+    )
+    with up(file, "local") as pod:
+        finished(pod)
+        said = pod["a"].logs().splitlines()
+    assert said[:5] == ["of a text", "raw", "of a text", "440", "440"]
+    assert said[5:11] == ["/c:", "raw", "text", "", "/some:", "d"]
+    assert said[11:13] == ["raw", "of a text"]
+    assert sum("Read-only file system" in line for line in said[13:]) == 3
+    assert host_traces() == before
+
+
+@needs_root
+def test_a_config_map_for_a_group(make: Maker) -> None:
+    file = write_with(
+        make,
+        {"data": {"text": "of a text\n"}},
+        container("a", "cat /c/text; stat -c '%u %g %a' /c/text", volumeMounts=[mount("c", "/c")]),
+        volumes=[{"name": "c", "configMap": {"name": "c", "defaultMode": 0o400}}],
+        securityContext={"runAsUser": 1001, "fsGroup": 2000},
+    )
+    with up(file, "local") as pod:
+        assert finished(pod)["a"].logs().splitlines() == ["of a text", "0 2000 440"]
+
+
 # What containers are
 
 
@@ -346,7 +328,7 @@ def test_run_as_non_root(make: Maker) -> None:
     file = make.write(container("a", "id -u"), securityContext={"runAsNonRoot": True})
     if is_root:
         with pytest.raises(ManifestError, match=r"containers\[0\]: runAsNonRoot is true"):
-            up(file)
+            up(file, "local")
     else:
         make.up(container("a", "id -u"), securityContext={"runAsNonRoot": True})
 
@@ -446,7 +428,7 @@ def test_an_init_container_that_fails(make: Maker) -> None:
         container("main", "true"),
         initContainers=[container("prepare", "echo no such luck; exit 3")],
     )
-    with pytest.raises(PodError) as caught, up(file):
+    with pytest.raises(PodError) as caught, up(file, "local"):
         pass
     assert str(caught.value) == (
         f"{file}: spec.initContainers[0]: container 'prepare' ended with Error, exit code 3; "
@@ -576,7 +558,7 @@ def test_command_not_found(make: Maker) -> None:
         container("b", ["no-such-program"]),
         volumes=[{"name": "v", "emptyDir": {}}],
     )
-    with pytest.raises(CommandNotFound) as caught, up(file):
+    with pytest.raises(CommandNotFound) as caught, up(file, "local"):
         pass
     text = str(caught.value)
     assert text.startswith(f"{file}: spec.containers[1].command: container 'b': there is no prog")
@@ -591,7 +573,12 @@ def test_command_not_found(make: Maker) -> None:
         (
             {"volumeMounts": [mount("v", "/v")]},
             {"volumes": [{"name": "v", "configMap": {"name": "x"}}]},
-            "spec.volumes[0].configMap: the local runtime has emptyDir and hostPath volumes",
+            "spec.volumes[0].configMap.name: expected the name of a ConfigMap in the same file",
+        ),
+        (
+            {"volumeMounts": [mount("v", "/v")]},
+            {"volumes": [{"name": "v", "secret": {"secretName": "x"}}]},
+            "spec.volumes[0].secret: the local runtime has emptyDir, hostPath and configMap",
         ),
         (
             {"volumeMounts": [mount("v", "/v")]},
@@ -620,7 +607,7 @@ def test_what_this_runtime_cannot(
 ) -> None:
     before = host_traces()
     file = make.write({**container("a", "true"), **fields}, **spec)
-    with pytest.raises(ManifestError) as caught, up(file):
+    with pytest.raises(ManifestError) as caught, up(file, "local"):
         pass
     assert str(caught.value).startswith(f"{file}: {text}")
     assert host_traces() == before
@@ -637,82 +624,7 @@ def test_it_fails_in_the_end(make: Maker) -> None:
     assert "container 'a' ended with Error, exit code 3; it last said: why" in pod.message
 
 
-# The parent dies
-
-
-PARENT = """
-import os, sys, time
-import podipc.pod
-pod = podipc.pod.up(sys.argv[1], "local")
-with pod:
-    print(pod["a"].pid, pod._sandbox.scratch, flush=True)
-    time.sleep(1000)
-"""
-
-
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_a_dying_parent_leaves_nothing(make: Maker, number: int) -> None:
-    before = host_traces()
-    file = make.write(
-        container(
-            "a",
-            "setsid sleep 1000 & echo > /v/f; mkdir /v/d; echo runs; exec sleep 1000",
-            volumeMounts=[mount("v", "/v")],
-            resources={"limits": {"memory": "100Mi", "cpu": 1}},
-        ),
-        volumes=[{"name": "v", "emptyDir": {}}],
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", PARENT, str(file)],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    ) as process:
-        assert process.stdout
-        pid, scratch = process.stdout.readline().split()
-        eventually(lambda: Path(scratch, "v", "d").exists(), "the container has written")
-        assert Path(f"/proc/{pid}").exists()
-        process.send_signal(number)
-        process.wait(PATIENCE)
-    eventually(lambda: not Path(scratch).exists(), "the volume is gone")
-    eventually(lambda: not alive(int(pid)), "the container is gone")
-    eventually(lambda: host_traces() == before, "all is gone")
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-def test_ctrl_c_while_it_starts(make: Maker) -> None:
-    before = host_traces()
-    file = make.write(
-        container("a", "true"),
-        initContainers=[container("i", ["sleep", "1000"])],
-    )
-    timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
-    timer.start()
-    with pytest.raises(KeyboardInterrupt), up(file):
-        pass
-    timer.join()
-    assert host_traces() == before
-
-
 # An ordinary user
-
-
-AS_USER = """
-import json, os, sys
-import encodings.idna, podipc.pod.local.pod, podipc.pod.manifest, podipc.pod
-become()
-with podipc.pod.up(sys.argv[1], "local") as pod:
-    phase = pod.wait(60)
-    logs = {name: c.logs() for name, c in pod.containers.items()}
-    print(json.dumps([phase, pod.message, pod.notes, logs, pod.isolation, pod._sandbox.scratch]))
-"""
 
 
 def test_as_an_ordinary_user(make: Maker) -> None:
@@ -727,10 +639,9 @@ def test_as_an_ordinary_user(make: Maker) -> None:
             "b", "touch /r/x; df -k /dev/shm", volumeMounts=[mount("m", "/r", readOnly=True)]
         ),
         volumes=[{"name": "m", "emptyDir": MEMORY}, {"name": "d", "emptyDir": {}}],
-        securityContext={"fsGroup": 2000},
+        securityContext={"fsGroup": 2000, "supplementalGroups": [2001]},
     )
-    said_here = said_by_ordinary_user(AS_USER, file.read_text())
-    phase, message, said, logs, isolation, scratch = json.loads(said_here)
+    phase, message, said, logs, isolation, scratch = run_as_user(file)
     assert isolation["user"]
     uid = 1001 if is_root else os.geteuid()
     assert logs["a"].split()[0] == str(uid)
@@ -739,7 +650,8 @@ def test_as_an_ordinary_user(make: Maker) -> None:
     assert " 65536 " in logs["b"]
     assert phase == "Succeeded", message
     assert any("not as UID 1234" in note for note in said)
-    assert any("fsGroup" in note for note in said)
+    for field in ("fsGroup: volumes keep", "supplementalGroups: not given"):
+        assert any(note.startswith(f"spec.securityContext.{field}") for note in said)
     assert not Path(scratch).exists()
 
 
@@ -753,6 +665,6 @@ def test_start_up_is_quick_enough_to_be_used_interactively(make: Maker) -> None:
     took = []
     for _ in range(5):
         start = time.monotonic()
-        with up(file):
+        with up(file, "local"):
             took.append(time.monotonic() - start)
     assert min(took) < 2

@@ -1,5 +1,6 @@
 """``podipc pod`` on the command line, with Pods that run."""
 
+import functools
 import json
 import os
 import shutil
@@ -13,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from podmaker import alive, host_traces
 from support import PATIENCE, ROOT, eventually, unique_name
-
-from podipc.pod.local import namespaces
 
 LOOP = "trap 'echo ends; exit 0' TERM; echo runs; while :; do sleep 0.05; done"
 
@@ -58,6 +58,7 @@ class Line:
                         "name": container,
                         "image": "image",
                         "command": ["sh", "-c", script],
+                        "env": [{"name": "POD", "value": name}],
                         "volumeMounts": [{"name": "v", "mountPath": "/v"}],
                     }
                     for container, script in containers
@@ -72,19 +73,12 @@ class Line:
 
 
 @pytest.fixture
-def line() -> Iterator[Line]:
-    with namespaces.Pod() as pod:
-        if not pod.isolation["mount"] or not pod.isolation["pid"]:
-            pytest.skip("not possible here: " + "; ".join(pod.notes))
+def line(isolation: None) -> Iterator[Line]:
     made = Line(Path(tempfile.mkdtemp(prefix="podipc-line-")))
     yield made
     for pod in json.loads(made.run("list", "--json")[0]):
         made.run("down", pod["name"], "--grace", "0")
     shutil.rmtree(made.directory)
-
-
-def scratch() -> list[str]:
-    return sorted(str(p) for d in ("/var/tmp", "/tmp") for p in Path(d).glob("podipc-*-pod-*"))
 
 
 def test_run_shows_what_is_printed_and_how_it_ends(line: Line) -> None:
@@ -101,7 +95,7 @@ def test_run_shows_what_is_printed_and_how_it_ends(line: Line) -> None:
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_run_is_interrupted(line: Line, number: int, code: int) -> None:
-    before = scratch()
+    before = host_traces()
     with line.start("run", line.write(("a", LOOP))) as process:
         assert process.stdout
         assert process.stdout.readline() == "a | runs\n"
@@ -109,7 +103,7 @@ def test_run_is_interrupted(line: Line, number: int, code: int) -> None:
         out, err = process.communicate(timeout=PATIENCE)
     assert out == "a | ends\n", "the container was told to end, and what it said is shown"
     assert process.returncode == code, err
-    assert scratch() == before
+    assert host_traces() == before
 
 
 def test_run_whose_output_nobody_reads(line: Line) -> None:
@@ -144,8 +138,85 @@ def test_bad_input(line: Line) -> None:
         assert "no Pod 'none' runs here; there is none" in line.run(*words, code=1)[1]
 
 
+BAD: list[tuple[str, Any, int, str, str]] = [
+    # Field, value (None removes it), exit code, path of the field that is said, what was expected.
+    ("metadata/name", None, 2, "metadata.name", "is missing; expected the name of the Pod"),
+    ("spec/containers", None, 2, "spec.containers", "is missing; expected a list of at least one"),
+    ("spec/containers/1/image", None, 2, "spec.containers[1].image", "is missing; expected the na"),
+    ("kind", "Deployment", 2, "kind", "expected Pod, Service or ConfigMap, not 'Deployment'"),
+    ("spec/containers/1/name", "a", 2, "spec.containers[1].name", "expected a name that no other"),
+    (
+        "spec/containers/1/volumeMounts/0/name",
+        "w",
+        2,
+        "spec.containers[1].volumeMounts[0].name",
+        "expected the name of a volume in spec.volumes (v), not 'w'",
+    ),
+    (
+        "spec/containers/1/command",
+        ["no-such-program"],
+        1,
+        "spec.containers[1].command",
+        "container 'b': there is no program 'no-such-program' in its PATH",
+    ),
+    (
+        "spec/containers/1/command",
+        ["/etc/passwd"],
+        1,
+        "spec.containers[1].command",
+        "cannot execute '/etc/passwd' (execve): Permission denied",
+    ),
+    ("spec/containers/1/command", None, 2, "spec.containers[1].command", "is missing; the local"),
+    (
+        "spec/containers/1/command/2",
+        "echo why; exit 3",
+        1,
+        "spec.containers[1]",
+        "container 'b' ended with Error, exit code 3; it last said: why",
+    ),
+    (
+        "spec/initContainers",
+        [{"name": "i", "image": "i", "command": ["sh", "-c", "echo why; exit 3"]}],
+        1,
+        "spec.initContainers[0]",
+        "container 'i' ended with Error, exit code 3; it last said: why",
+    ),
+    (
+        "spec/volumes/0/emptyDir",
+        {"sizeLimit": "x"},
+        2,
+        "spec.volumes[0].emptyDir.sizeLimit",
+        "expe",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "code", "path", "text"), BAD, ids=[f"{row[3]}: {row[4][:20]}" for row in BAD]
+)
+def test_what_is_wrong_is_said_and_nothing_is_left(  # noqa: PLR0917
+    line: Line, field: str, value: Any, code: int, path: str, text: str
+) -> None:
+    before = host_traces()
+    file = line.write(("a", "echo runs"), ("b", "echo of b"))
+    document = json.loads(Path(file).read_text())
+    document["spec"]["containers"][0]["resources"] = {"limits": {"memory": "64Mi", "cpu": 1}}
+    *above, last = (int(word) if word.isdigit() else word for word in field.split("/"))
+    at = functools.reduce(lambda part, word: part[word], above, document)
+    if value is None:
+        del at[last]
+    else:
+        at[last] = value
+    Path(file).write_text(json.dumps(document))
+    err = line.run("run", "-q", file, code=code)[1]
+    assert err.startswith(f"podipc: {file}: {path}: "), err
+    assert text in err
+    assert err.count("\n") == 1, "one line, no traceback"
+    assert host_traces() == before
+
+
 def test_up_exec_logs_list_down(line: Line) -> None:
-    before = scratch()
+    before = host_traces()
     file = line.write(("a", LOOP), ("b", "echo of b; exec sleep 1000"))
     name = Path(file).stem
     out, err = line.run("up", file)
@@ -173,11 +244,11 @@ def test_up_exec_logs_list_down(line: Line) -> None:
     with line.start("logs", "-f", name) as following:
         assert following.stdout
         assert {following.stdout.readline() for _ in "ab"} == {"a | runs\n", "b | of b\n"}
-        assert scratch() != before
+        assert host_traces() != before
         assert line.run("down", name)[0] == f"Pod {name} is down\n"
         assert following.communicate(timeout=PATIENCE)[0] == "a | ends\n"
     assert not (line.pods / name).exists()
-    assert scratch() == before
+    assert host_traces() == before
     eventually(lambda: not alive(pod["pid"]), "the keeper has ended")
 
 
@@ -210,14 +281,14 @@ def test_exec_that_is_interrupted_ends_its_program(line: Line) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_keeper_that_dies_leaves_nothing(line: Line, number: int) -> None:
-    before = scratch()
+    before = host_traces()
     file = line.write(("a", "echo > /v/f; echo runs; exec sleep 1000"))
     line.run("up", file)
     (pod,) = json.loads(line.run("list", "--json")[0])
-    assert scratch() != before
+    assert host_traces() != before
     os.kill(pod["pid"], number)
     eventually(lambda: not alive(pod["containers"][0]["pid"]), "the container is gone")
-    eventually(lambda: scratch() == before, "the volume is gone")
+    eventually(lambda: host_traces() == before, "the volume is gone")
     eventually(lambda: not (line.pods / pod["name"]).exists(), "its directory is gone")
     assert line.run("list", "--json")[0] == "[]\n"
     line.run("up", file)
@@ -274,10 +345,3 @@ def test_help_has_examples_and_exit_codes(line: Line) -> None:
     assert "exit codes:" in out
     for action in ("run", "up", "exec", "logs", "down", "list", "render"):
         assert "exit codes:" in line.run(action, "--help")[0]
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False

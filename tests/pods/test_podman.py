@@ -540,7 +540,37 @@ def test_auto_and_notes() -> None:
     ]
 
 
-PROBES = ("livenessProbe", "readinessProbe", "startupProbe", "lifecycle", "imagePullPolicy")
+PROBES = ("livenessProbe", "readinessProbe", "lifecycle", "imagePullPolicy")
+
+
+def test_startup_probes(make: Maker) -> None:
+    """They are made by podipc: what comes after a sidecar waits for its probe."""
+    server = "python3 -m http.server 8080 --bind 127.0.0.1 --directory /dev/shm"
+    by_http = {"httpGet": {"port": 8080, "path": "/ready"}, "periodSeconds": 1}
+    pod = make.up(
+        container("main", "ls /dev/shm"),
+        initContainers=[
+            container(
+                "server",
+                f"touch /dev/shm/ready; sleep 0.5; exec {server}",
+                restartPolicy="Always",
+                startupProbe={**by_http, "failureThreshold": 60},
+            ),
+            container(
+                "other",
+                "sleep 0.5; touch /dev/shm/both; exec sleep 1000",
+                restartPolicy="Always",
+                startupProbe={
+                    "exec": {"command": ["test", "-e", "/dev/shm/both"]},
+                    "periodSeconds": 1,
+                    "failureThreshold": 60,
+                },
+            ),
+        ],
+    )
+    assert pod.wait(PATIENCE) == "Succeeded"
+    assert pod["main"].logs().split() == ["both", "ready"]
+
 
 # Deaths of the parent
 

@@ -370,8 +370,8 @@ def test_environment_that_cannot_be_had(write: Any) -> None:
     with pytest.raises(ManifestError) as caught:
         environment.variables(pod, pod.containers[0], "uid", "local")
     assert caught.value.path == "spec.containers[0].env[0].valueFrom.secretKeyRef"
-    pod = read(write({"spec.containers[0].envFrom": [{"configMapRef": {"name": "x"}}]}))
-    with pytest.raises(ManifestError, match=r"spec.containers\[0\].envFrom\[0\]: .* no ConfigMaps"):
+    pod = read(write({"spec.containers[0].envFrom": [{"secretRef": {"name": "x"}}]}))
+    with pytest.raises(ManifestError, match=r"envFrom\[0\].secretRef: .* has no Secrets"):
         environment.variables(pod, pod.containers[0], "uid", "local")
 
 
@@ -394,7 +394,7 @@ def test_what_has_no_effect_is_said(write: Any) -> None:
         image: not used
         ports: information only
         spec.hostNetwork: not used, the Pod has a network namespace of its own
-        spec.containers[0].livenessProbe: not used, there are no probes here
+        spec.containers[0].livenessProbe: not used, only startup probes are made here
         spec.containers[0].securityContext.capabilities: not used, the container keeps
         spec.containers[1].resources.requests.cpu: not used, nothing is scheduled here
         spec.volumes[0].emptyDir.sizeLimit: not enforced

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from podipc.pod import config
 from podipc.pod.errors import ManifestError, NotHere
 from podipc.pod.local.namespaces import Operation
 from podipc.pod.manifest import Container, Pod, Volume
@@ -49,7 +50,7 @@ def pod_setup(pod: Pod, scratch: str, memory: int | None, *, may_own: bool) -> l
     if any(_on_disk(volume) for volume in pod.volumes):
         operations += [("at-end", HOST + scratch), ("mkdir", HOST + scratch, "0700")]
     for volume in pod.volumes:
-        if volume.kind != "emptyDir":
+        if not _is_made(volume):
             continue
         place = _place(volume, scratch)
         operations.append(("mkdir", place, "0777"))
@@ -57,7 +58,7 @@ def pod_setup(pod: Pod, scratch: str, memory: int | None, *, may_own: bool) -> l
             size = volume.size or memory
             options = "mode=0777" + (f",size={size}" if size else "")
             operations.append(("tmpfs", place, options))
-        if pod.fs_group is not None and may_own:
+        if pod.fs_group is not None and may_own and volume.kind == "emptyDir":
             operations.append(("own", place, str(pod.fs_group), "2777"))
     return operations
 
@@ -96,11 +97,30 @@ def container_setup(
         elif os.path.exists(target) and os.path.isdir(target) != _is_directory(volume):
             what = "a file" if _is_directory(volume) else "a directory"
             raise _wrong(pod, mount.path, f"cannot be mounted at {target}, which is {what} here")
-        operations.append(("bind", source, _ROOT + target, flags + "r" * mount.read_only))
+        read_only = mount.read_only or volume.kind == "configMap"
+        operations.append(("bind", source, _ROOT + target, flags + "r" * read_only))
     if directory:
         operations.append(("mkdir", _ROOT + os.path.realpath(directory), "0755"))
     operations.append(("pivot", _ROOT, ""))
     return operations
+
+
+def fill(pod: Pod, scratch: str, *, may_own: bool) -> None:
+    """Write the files of configMap volumes, after `pod_setup` was carried out."""
+    for volume in pod.volumes:
+        if volume.kind != "configMap":
+            continue
+        for path, (content, mode) in config.files(pod, volume).items():
+            root = Path(scratch, volume.name)
+            for directory in reversed(Path(path).parents[:-1]):
+                (root / directory).mkdir(exist_ok=True)
+                (root / directory).chmod(0o755)
+            file = root / path
+            file.write_bytes(content)
+            owned = pod.fs_group is not None and may_own
+            if owned:
+                os.chown(file, -1, pod.fs_group or 0)
+            file.chmod(mode | 0o440 if owned else mode)
 
 
 def check(pod: Pod) -> None:
@@ -112,10 +132,14 @@ def check(pod: Pod) -> None:
     """
     used = {mount.volume for container in pod.everyone() for mount in container.mounts}
     for volume in pod.volumes:
-        if volume.kind not in ("emptyDir", "hostPath") and volume.name in used:
+        if volume.kind not in ("emptyDir", "hostPath", "configMap") and volume.name in used:
             raise _wrong(
-                pod, volume.path, "the local runtime has emptyDir and hostPath volumes, not this"
+                pod,
+                volume.path,
+                "the local runtime has emptyDir, hostPath and configMap volumes, not this",
             )
+        if volume.kind == "configMap":
+            config.files(pod, volume)
         if volume.kind == "hostPath" and volume.name in used:
             _check_host_path(pod, volume)
 
@@ -146,12 +170,17 @@ def _check_host_path(pod: Pod, volume: Volume) -> None:
         raise _wrong(pod, f"{volume.path}.type", f"{path} is there, but is no {volume.host_type}")
 
 
+def _is_made(volume: Volume) -> bool:
+    """Whether it is made for the Pod, and goes with it."""
+    return volume.kind in ("emptyDir", "configMap")
+
+
 def _on_disk(volume: Volume) -> bool:
-    return volume.kind == "emptyDir" and not volume.memory
+    return _is_made(volume) and not volume.memory
 
 
 def _is_directory(volume: Volume) -> bool:
-    return volume.kind == "emptyDir" or os.path.isdir(volume.host_path)
+    return _is_made(volume) or os.path.isdir(volume.host_path)
 
 
 def _place(volume: Volume, scratch: str) -> str:

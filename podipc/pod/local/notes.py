@@ -6,6 +6,7 @@ import os
 import re
 import sys
 
+from podipc.pod import startup
 from podipc.pod.manifest import Pod
 
 _REASONS = {
@@ -14,9 +15,9 @@ _REASONS = {
     "hostPID": "the containers have PID namespaces of their own, always",
     "shareProcessNamespace": "the containers have PID namespaces of their own, always",
     "hostname": "the host name of a container is its name",
-    "livenessProbe": "there are no probes here",
-    "readinessProbe": "there are no probes here",
-    "startupProbe": "there are no probes here: a sidecar counts as started once it runs",
+    "livenessProbe": "only startup probes are made here",
+    "readinessProbe": "only startup probes are made here",
+    "grpc": startup.NO_GRPC,
     "lifecycle": "there are no hooks here",
     "imagePullPolicy": "there are no images here",
     "imagePullSecrets": "there are no images here",
@@ -49,6 +50,7 @@ def of(pod: Pod) -> list[str]:
         else:
             reason = _REASONS.get(name, "has no meaning on one machine")
         found.append(f"{path}: not used, {reason}")
+    found += startup.notes_of(pod)
     for volume in pod.volumes:
         if volume.kind == "emptyDir" and volume.size and not volume.memory:
             found.append(
@@ -57,11 +59,20 @@ def of(pod: Pod) -> list[str]:
     return found
 
 
-def of_fs_group(pod: Pod, *, is_root: bool) -> list[str]:
-    """One line if volumes cannot be given to the `fsGroup`."""
-    if pod.fs_group is None or is_root or pod.fs_group == os.getegid():
+def of_groups(pod: Pod, *, is_root: bool) -> list[str]:
+    """One line each if volumes, or processes, cannot be given to the groups of the manifest."""
+    if is_root:
         return []
-    return [
-        f"spec.securityContext.fsGroup: volumes keep the group {os.getegid()}, "
-        "an ordinary user cannot give them to another; run as root"
-    ]
+    found: list[str] = []
+    where = "spec.securityContext"
+    if pod.fs_group not in (None, os.getegid()):
+        found.append(
+            f"{where}.fsGroup: volumes keep the group {os.getegid()}, "
+            "an ordinary user cannot give them to another; run as root"
+        )
+    if pod.groups:
+        found.append(
+            f"{where}.supplementalGroups: not given to the containers, "
+            "an ordinary user cannot choose groups; run as root"
+        )
+    return found

@@ -62,6 +62,7 @@ class Sandbox(supervisor.Sandbox):
         isolate: bool = True,
     ) -> None:
         self.spec = spec
+        self.python = sys.executable
         self.notes = notes.of(spec)
         uid = str(uuid.uuid4())
         # As in an image that podipc is installed in: `python` and `podipc` are those of here.
@@ -142,6 +143,18 @@ class Sandbox(supervisor.Sandbox):
             **self._ids(container),
         )
 
+    def exec_from_within(
+        self,
+        container: manifest.Container,
+        process: supervisor.Process,
+        command: Sequence[str],
+        streams: tuple[runtime.Stream, runtime.Stream, runtime.Stream],
+    ) -> namespaces.Container:
+        """As `exec`, but as the user of this process and without the container's limits."""
+        assert isinstance(process, namespaces.Container)
+        stdin, stdout, stderr = streams
+        return self.pod.exec(process, command, cwd="/", stdin=stdin, stdout=stdout, stderr=stderr)
+
     def kills(self, container: manifest.Container) -> int:
         """How often something in that container was killed because of its memory limit."""
         return self._limits[container.name].kills()
@@ -149,17 +162,17 @@ class Sandbox(supervisor.Sandbox):
     def _prepare(self, at_end: Sequence[str]) -> None:
         spec, made = self.spec, self.pod.isolation
         has_mounts = any(c.mounts or c.directory for c in spec.everyone())
-        self._prefix = ""
+        self._prefix, may_own = "", False
+        is_root = os.geteuid() == 0 and not made["user"]
+        self.notes += notes.of_groups(spec, is_root=is_root)
         unique = secrets.token_hex(4)
         self.scratch = f"{_disk()}/podipc-{_label(spec.name)}-{unique}"
         operations: list[namespaces.Operation] = []
         if made["mount"]:
             limits = [c.memory for c in spec.everyone()]
             memory = sum(filter(None, limits)) if all(limits) else None
-            is_root = os.geteuid() == 0 and not made["user"]
             may_own = is_root or spec.fs_group == os.getegid()
             operations += mounts.pod_setup(spec, self.scratch, memory, may_own=may_own)
-            self.notes += notes.of_fs_group(spec, is_root=is_root)
             self._prefix = mounts.HOST
         elif has_mounts:
             raise NotHere(
@@ -174,6 +187,8 @@ class Sandbox(supervisor.Sandbox):
         groups = cgroups.groups(group, by_name, controllers)
         operations += [("at-end", f"{self._prefix}{path}") for path in (*at_end, *groups)]
         self.pod.setup(operations)
+        if self._prefix:
+            mounts.fill(spec, self.scratch, may_own=may_own)
         self._limits = cgroups.make(group, by_name, controllers)
         self.notes += [
             f"{by_name[name].path}.resources.limits.{what}: not enforced, {reason}"

@@ -19,7 +19,7 @@ LABEL = "podipc.pod"
 
 DROPPED = (
     *("restartPolicy", "livenessProbe", "readinessProbe", "startupProbe", "lifecycle"),
-    *("ports", "stdin", "stdinOnce", "tty", "resizePolicy", "restartPolicyRules"),
+    *("ports", "envFrom", "stdin", "stdinOnce", "tty", "resizePolicy", "restartPolicyRules"),
 )
 """Fields of a container that podman would refuse, or that are not for it to see to."""
 

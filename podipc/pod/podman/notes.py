@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from podipc.pod import startup
 from podipc.pod.manifest import Pod
 from podipc.pod.podman.document import value_at
 
@@ -14,9 +15,9 @@ _REASONS = {
     "hostNetwork": _OWN_NAMESPACE,
     "hostIPC": _OWN_NAMESPACE,
     "hostPID": _OWN_NAMESPACE,
-    "livenessProbe": "there are no probes here",
-    "readinessProbe": "there are no probes here",
-    "startupProbe": "there are no probes here: a sidecar counts as started once it runs",
+    "livenessProbe": "only startup probes are made here",
+    "readinessProbe": "only startup probes are made here",
+    "grpc": startup.NO_GRPC,
     "lifecycle": "there are no hooks here",
     "imagePullPolicy": "images are not fetched; podman pull does it",
     "imagePullSecrets": "images are not fetched; podman login and podman pull do it",
@@ -57,6 +58,7 @@ def of(pod: Pod) -> list[str]:
     found = []
     if any(container.ports for container in pod.everyone()):
         found.append("ports: information only, as in a cluster; nothing is published")
+    found += startup.notes_of(pod)
     for path in pod.others:
         name = re.split(r"[.\]]", path)[-1]
         honoured = _HONOURED.get(name)
