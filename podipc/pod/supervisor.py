@@ -17,14 +17,13 @@ import selectors
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol, TypeAlias
 
-from podipc._core import Closed, PodipcError, Timeout
+from podipc._core import Closed, PodipcError
 from podipc.pod import manifest as manifests
-from podipc.pod import runtime, startup
+from podipc.pod import observed, runtime, startup
 from podipc.pod.errors import PodError
-from podipc.pod.log import Log
 from podipc.pod.model import Probe
 
 __all__ = ["Container", "Pod", "Process", "Sandbox"]
@@ -118,17 +117,15 @@ class Sandbox(abc.ABC):
         """Kill all that is in it and remove it."""
 
 
-class Container(runtime.Container):
+class Container(observed.Container):
     """One container of a `Pod`."""
 
     def __init__(self, pod: Pod, spec: manifests.Container) -> None:
         super().__init__(pod, spec)
         self._pod: Pod = pod
-        self._log = Log()
         self._process: Process | None = None
         self._pipe: int | None = None
         self._watched: int | None = None
-        self._runs = 0
         self._failures = 0
         self._began = 0.0
         self._due: float | None = None
@@ -144,33 +141,6 @@ class Container(runtime.Container):
         process = self._process
         return process.pid if process is not None and self.state == "running" else None
 
-    def logs(self) -> str:
-        return self._log.read()[0].decode(errors="replace")
-
-    def follow(self) -> Iterator[bytes]:
-        position = 0
-        while (piece := self._log.follow(position)) is not None:
-            data, position = piece
-            if data:
-                yield data
-
-    def wait(self, timeout: float | None = None) -> int:
-        with self._pod._changed:
-            run = max(1, self._runs)
-            done = self._pod._changed.wait_for(
-                lambda: (
-                    self._runs > run
-                    or (self._runs == run and self.state != "running")
-                    or self._pod.phase in runtime.OVER
-                ),
-                timeout,
-            )
-            if not done:
-                raise Timeout(f"container {self.name!r} still runs after {timeout} s")
-            if self.returncode is None:
-                raise Closed(f"container {self.name!r} did not run: {self._pod.message}")
-            return self.returncode
-
     def send_signal(self, number: int) -> None:
         with self._pod._changed:
             if self._process is not None and self.state == "running":
@@ -179,21 +149,12 @@ class Container(runtime.Container):
     def restart(self, timeout: float | None = None) -> None:
         pod = self._pod
         with pod._changed:
-            if pod.phase != "Running":
-                raise Closed(f"Pod {pod.name!r} does not run: {pod.phase} {pod.message}".strip())
+            self._may_restart()
             run = self._runs
             self._again = True
             self._terminate(pod.grace)
         pod._wake()
-        with pod._changed:
-            pod._changed.wait_for(
-                lambda: self._runs > run or pod.phase in runtime.OVER, timeout
-            )
-            if self._runs > run:
-                return
-            if pod.phase in runtime.OVER:
-                raise Closed(f"container {self.name!r} was not started again: {pod.message}")
-            raise Timeout(f"container {self.name!r} was not started again within {timeout} s")
+        self._wait_for_run_after(run, timeout)
 
     def exec(
         self,
@@ -260,7 +221,7 @@ class Container(runtime.Container):
         pod._wake()
 
 
-class Pod(runtime.Pod):
+class Pod(observed.Pod):
     """A Pod whose containers this process starts.
 
     Parameters
@@ -288,9 +249,7 @@ class Pod(runtime.Pod):
             c.name: Container(self, c) for c in spec.everyone()
         }
         self._backoff = backoff
-        self._error: PodipcError | None = None
         self._ending = False
-        self._changed = threading.Condition(threading.RLock())
         self._init = [c for c in self.containers.values() if c.is_init]
         self._main = [c for c in self.containers.values() if not c.is_init]
         self._sandbox = sandbox
@@ -302,22 +261,6 @@ class Pod(runtime.Pod):
             target=self._run, name=f"podipc-pod-{self.name}", daemon=True
         )
         self._thread.start()
-
-    def ready(self, timeout: float | None = None) -> None:
-        with self._changed:
-            if not self._changed.wait_for(lambda: self.phase != "Pending", timeout):
-                waiting = [c.name for c in self.containers.values() if c.state != "terminated"]
-                raise Timeout(f"Pod {self.name!r} is not up after {timeout} s; there is {waiting}")
-            if self._error is not None:
-                raise self._error
-            if self.phase == "Failed" and not any(c._runs for c in self._main):
-                raise PodError(self.message)
-
-    def wait(self, timeout: float | None = None) -> str:
-        with self._changed:
-            if not self._changed.wait_for(lambda: self.phase in runtime.OVER, timeout):
-                raise Timeout(f"Pod {self.name!r} still runs after {timeout} s")
-            return self.phase
 
     def close(self) -> None:
         self.end_sessions()
