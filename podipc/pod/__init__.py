@@ -26,6 +26,7 @@ __all__ = ["RUNTIMES", "start", "up", "up_all"]
 _MODULES = {
     "local": "podipc.pod.local",
     "podman": "podipc.pod.podman",
+    "kubernetes": "podipc.pod.kubernetes",
 }
 """Where each runtime has its `Pod` and `notes_of`."""
 
@@ -41,6 +42,7 @@ def up(
     backoff: float = 10.0,
     idle: bool = False,
     running: Collection[str] = (),
+    **options: Any,
 ) -> Pod:
     """Start the Pod of a manifest; a context manager, at whose end nothing of it is left.
 
@@ -50,7 +52,8 @@ def up(
         A YAML or JSON file with one Pod, or what such a file would contain.
     runtime
         ``local``: programs of this machine in namespaces of their own, without images.
-        ``podman``: real containers. ``auto``: podman if it is here and has all images of the
+        ``podman``: real containers. ``kubernetes``: a cluster, that of the kubeconfig or the
+        one we are in. ``auto``: podman if it is here and has all images of the
         manifest, else local; `Pod.notes` says which, and why.
     grace
         Seconds between SIGTERM and SIGKILL, instead of ``terminationGracePeriodSeconds``.
@@ -62,6 +65,8 @@ def up(
         `Container.run`.
     running
         If `idle`, the containers whose programs are started all the same.
+    options
+        ``kubernetes`` has `namespace` and `context`.
 
     Returns
     -------
@@ -87,7 +92,7 @@ def up(
     spec = read(manifest).pod()
     if idle:
         spec = made_idle(spec, running)
-    return start(spec, runtime, grace=grace, backoff=backoff)
+    return start(spec, runtime, grace=grace, backoff=backoff, **options)
 
 
 def up_all(
@@ -96,11 +101,12 @@ def up_all(
     *,
     grace: float | None = None,
     backoff: float = 10.0,
+    **options: Any,
 ) -> Group:
     """As `up`, for a file with any number of Pods and Services; Pods by name.
 
     Several Pods are in one network, in which each is reached by its name and by that of a
-    Service that selects it; that takes podman. ::
+    Service that selects it; that takes podman or a cluster. ::
 
         with podipc.pod.up_all("service.yaml") as pods:
             print(pods["client"]["client"].logs())
@@ -108,7 +114,7 @@ def up_all(
     from podipc.pod.group import Group
     from podipc.pod.manifest import read
 
-    return Group(read(manifest), runtime, grace=grace, backoff=backoff)
+    return Group(read(manifest), runtime, grace=grace, backoff=backoff, **options)
 
 
 def start(

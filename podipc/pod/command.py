@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from podipc._core import PodipcError
-from podipc.console import FAILED, OK, USAGE
+from podipc.console import FAILED, OK, USAGE, Usage
 from podipc.pod import RUNTIMES, manifest, notes_of
 from podipc.pod.errors import ManifestError, PodError
 
@@ -33,13 +33,14 @@ examples:
 
 A Pod is a Kubernetes manifest, in YAML (needs PyYAML: pip install 'podipc[pod]') or JSON. The
 runtime `local` needs no container engine and uses no images: each container is a program of
-this machine in namespaces of its own. `podman` runs real containers. `auto` is podman if it is
+this machine in namespaces of its own. `podman` runs real containers. `kubernetes`
+runs it in the cluster of the kubeconfig (pip install 'podipc[k8s]'). `auto` is podman if it is
 here and has every image of the manifest, else local. What else the manifest asks for and there
 is not is said, one line each, on standard error.
 
-Several Pods in one file are in one network of podman, each reached by its name and by that of
-a Service that selects it. `run` ends when all but those with restartPolicy Always have ended,
-and succeeds if these have.
+Several Pods in one file are in one network of podman, or in a cluster, each reached by its name
+and by that of a Service that selects it. `run` ends when all but those with restartPolicy Always
+have ended, and succeeds if these have.
 
 """
 
@@ -76,6 +77,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
             help="seconds between SIGTERM and SIGKILL, instead of terminationGracePeriodSeconds",
         )
         action.add_argument("-q", "--quiet", action="store_true", help="say no notes")
+        for option, text in (("namespace", "in a cluster"), ("context", "of the kubeconfig")):
+            action.add_argument(f"--{option}", metavar="NAME", help=f"{text}: the {option}")
     up.add_argument("--json", action="store_true", help="name, phase and notes as JSON")
 
     execute = _action(actions, "exec", _exec, "run one more program in a container")
@@ -125,6 +128,15 @@ def _runtime(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _place(options: argparse.Namespace) -> dict[str, Any]:
+    """Where in a cluster, as far as that was said."""
+    place = {name: getattr(options, name) for name in ("namespace", "context")}
+    found = {name: value for name, value in place.items() if value is not None}
+    if found and options.runtime != "kubernetes":
+        raise Usage(f"--{next(iter(found))} is for --runtime kubernetes")
+    return found
+
+
 def _seconds(text: str) -> float:
     """Seconds, from 0."""
     try:
@@ -160,6 +172,13 @@ def _say_notes(found: list[str], read: manifest.Manifest | None = None) -> None:
             _say(f"note: {kind} {name}: not used")
     for note in found:
         _say(f"note: {note}")
+
+
+def _unused(
+    read: manifest.Manifest, options: argparse.Namespace
+) -> manifest.Manifest | None:
+    """The file, unless the runtime creates all that is in it."""
+    return None if options.runtime == "kubernetes" else read
 
 
 # run
@@ -247,8 +266,9 @@ class _Ender:
 def _run(options: argparse.Namespace) -> int:
     from podipc.pod.group import Group
 
+    place = _place(options)
     read = manifest.read(options.manifest)
-    pods = Group(read, options.runtime, grace=options.grace)
+    pods = Group(read, options.runtime, grace=options.grace, **place)
     output = _Output(
         {
             f"{pod.name}/{name}" if len(pods) > 1 else name: container.follow
@@ -259,7 +279,7 @@ def _run(options: argparse.Namespace) -> int:
     ender: _Ender | None = None
     try:
         if not options.quiet:
-            _say_notes(pods.notes, read)
+            _say_notes(pods.notes, _unused(read, options))
         ender = _Ender(pods) if len(pods) > 1 else None
         output.show()
         if ender is None:
@@ -286,6 +306,8 @@ def _up(options: argparse.Namespace) -> int:
     names = ", ".join(pod.name for pod in read.pods)
     command = [sys.executable, "-m", "podipc.pod.background.keeper"]
     command += ["--runtime", options.runtime, os.path.abspath(options.manifest)]
+    for name, value in _place(options).items():
+        command += [f"--{name}", value]
     if options.grace is not None:
         command += ["--grace", str(options.grace)]
     with subprocess.Popen(
@@ -318,7 +340,7 @@ def _up(options: argparse.Namespace) -> int:
         print(json.dumps(answer))
     else:
         if not options.quiet:
-            _say_notes(answer["notes"], read)
+            _say_notes(answer["notes"], _unused(read, options))
         for pod in read.pods:
             print(f"Pod {pod.name} is up")
     return OK
@@ -436,7 +458,7 @@ def _render(options: argparse.Namespace) -> int:
     read = manifest.read(options.manifest)
     for pod in read.pods:
         _say_notes(notes_of(pod, options.runtime))
-    _say_notes([], read)
+    _say_notes([], _unused(read, options))
     documents = [pod.document for pod in read.pods]
     print(json.dumps(documents if len(documents) > 1 else documents[0], indent=2, default=str))
     return OK

@@ -27,7 +27,10 @@ class Network(Protocol):
         """Remove it, when its Pods are gone."""
 
 
-NETWORKS = {"podman": "podipc.pod.podman.network"}
+NETWORKS = {
+    "podman": "podipc.pod.podman.network",
+    "kubernetes": "podipc.pod.kubernetes.network",
+}
 """The modules of the runtimes that have a `Network`."""
 
 
@@ -44,6 +47,8 @@ class Group(Mapping[str, Pod]):
         As for `podipc.pod.up`.
     at_end
         By Pod, more paths to remove when it ends.
+    options
+        As for `podipc.pod.up`.
 
     Attributes
     ----------
@@ -64,6 +69,7 @@ class Group(Mapping[str, Pod]):
         grace: float | None = None,
         backoff: float = 10.0,
         at_end: Mapping[str, Sequence[str]] | None = None,
+        **options: str,
     ) -> None:
         name, self.notes = resolved(manifest.pods, runtime)
         self._pods: dict[str, Pod] = {}
@@ -71,7 +77,7 @@ class Group(Mapping[str, Pod]):
         if len(manifest.pods) > 1:
             self._network = _network(manifest, name)
             self.notes += self._network.notes
-        else:
+        elif name != "kubernetes":
             self.notes += [
                 f"Service {service.name}: not used, there is one Pod only"
                 for service in manifest.services
@@ -80,9 +86,11 @@ class Group(Mapping[str, Pod]):
         self._open = {spec.name for spec in manifest.pods}
         try:
             for spec in manifest.pods:
-                options = self._network.options(spec) if self._network else {}
+                own = self._network.options(spec) if self._network else {}
                 paths = (at_end or {}).get(spec.name, ())
-                pod = start(spec, name, grace=grace, backoff=backoff, at_end=paths, **options)
+                pod = start(
+                    spec, name, grace=grace, backoff=backoff, at_end=paths, **own, **options
+                )
                 self._pods[spec.name] = pod
                 prefix = f"Pod {spec.name}: " if len(manifest.pods) > 1 else ""
                 self.notes += [f"{prefix}{note}" for note in pod.notes]

@@ -13,7 +13,7 @@ import binascii
 import dataclasses
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,8 @@ def read(file: str | os.PathLike[str] | Mapping[str, Any]) -> Manifest:
     pods: list[Pod] = []
     services: list[Service] = []
     config_maps: dict[str, ConfigMap] = {}
-    others = []
+    others: list[tuple[str, str]] = []
+    things: list[Mapping[str, Any]] = []
     if isinstance(file, Mapping):
         found: Iterable[Node] = [Node(source, "", dict(file))]
     else:
@@ -72,6 +73,7 @@ def read(file: str | os.PathLike[str] | Mapping[str, Any]) -> Manifest:
             metadata = document.value.get("metadata")
             name = metadata.get("name") if isinstance(metadata, dict) else None
             others.append((kind, str(name or "")))
+            things.append(document.value)
             if kind == "Service":
                 services.append(_service(document))
             elif kind == "ConfigMap":
@@ -86,12 +88,28 @@ def read(file: str | os.PathLike[str] | Mapping[str, Any]) -> Manifest:
         there = ", ".join(f"{kind} {name}".strip() for kind, name in others)
         raise ManifestError(f"{source}: expected a Pod; there is only {there}", source)
     used = {name for pod in pods for name in _config_maps_of(pod)}
+    beside = _beside(pods, services, things)
     return Manifest(
         source,
-        tuple(dataclasses.replace(pod, config_maps=config_maps) for pod in pods),
+        tuple(
+            dataclasses.replace(pod, config_maps=config_maps, beside=tuple(beside[pod.name]))
+            for pod in pods
+        ),
         tuple(services),
         tuple(pair for pair in others if pair[0] != "ConfigMap" or pair[1] not in used),
     )
+
+
+def _beside(
+    pods: Sequence[Pod], services: Sequence[Service], things: Iterable[Mapping[str, Any]]
+) -> dict[str, list[Mapping[str, Any]]]:
+    """Each thing of a file with one of its Pods."""
+    found: dict[str, list[Mapping[str, Any]]] = {pod.name: [] for pod in pods}
+    for thing in things:
+        selects = [s for s in services if s.document is thing]
+        pod = next((pod for pod in pods if any(s.selects(pod) for s in selects)), pods[0])
+        found[pod.name].append(thing)
+    return found
 
 
 def _config_maps_of(pod: Pod) -> set[str]:

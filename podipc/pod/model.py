@@ -171,7 +171,9 @@ class ConfigMap:
 class Pod:
     """One Pod. `others` are the paths of known fields that are in none of these classes.
 
-    `config_maps` are those of the same file, by name.
+    `config_maps` are those of the same file, by name. `beside` are its Services and
+    ConfigMaps as they stand there: a Service is with the first Pod that it selects, all
+    else with the first Pod.
     """
 
     source: str
@@ -190,6 +192,7 @@ class Pod:
     others: tuple[str, ...]
     document: Mapping[str, Any] = field(repr=False)
     config_maps: Mapping[str, ConfigMap] = field(default_factory=dict, repr=False)
+    beside: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
 
     def everyone(self) -> tuple[Container, ...]:
         """Init containers and containers, in the order of the manifest."""

@@ -168,6 +168,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("manifest")
     parser.add_argument("--runtime", choices=RUNTIMES, default="auto")
     parser.add_argument("--grace", type=float)
+    for name in ("namespace", "context"):
+        parser.add_argument(f"--{name}", default=argparse.SUPPRESS)
     options = parser.parse_args(argv)
 
     def end(number: int, frame: object) -> NoReturn:
@@ -182,7 +184,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for spec in file.pods:
             claimed[spec.name] = state.claim(spec.name)
         at_end = {name: [str(directory)] for name, (directory, _) in claimed.items()}
-        made = Group(file, options.runtime, grace=options.grace, at_end=at_end)
+        place = {name: vars(options)[name] for name in ("namespace", "context") if name in options}
+        made = Group(file, options.runtime, grace=options.grace, at_end=at_end, **place)
         with made as pods:
             keepers = [
                 Keeper(pods, pod, claimed[name][1], time.time()) for name, pod in pods.items()
