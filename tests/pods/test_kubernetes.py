@@ -387,8 +387,11 @@ def test_taken_names_and_missing_namespaces(cluster, tmp_path):
     with pytest.raises(NotHere, match="no namespace 'elsewhere' in the cluster"):
         start(pod("true"), namespace="elsewhere")
     twice = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "twice"}, "data": {}}
-    with pytest.raises(PodError, match="a ConfigMap 'twice' is in the namespace"):
-        start(str(write(tmp_path, pod("true"), twice, twice)))
+    with (
+        start(str(write(tmp_path, pod(FOREVER), twice))),
+        pytest.raises(PodError, match="a ConfigMap 'twice' is in the namespace"),
+    ):
+        start(str(write(tmp_path, pod("true"), twice)))
 
 
 def test_two_at_once_take_one_name(cluster):
@@ -429,8 +432,8 @@ def test_the_server_dies(running, monkeypatch):
 
 def test_the_cluster_does_not_take_it(cluster):
     document = pod("true")
-    document["spec"]["containers"][0]["livenessProbe"] = {"periodSeconds": "often"}
-    with pytest.raises(ManifestError, match=r"spec.containers.0.livenessProbe.*does not take it"):
+    document["spec"]["containers"][0]["lifecycle"] = {"preStop": {"sleep": {"seconds": "long"}}}
+    with pytest.raises(ManifestError, match=r"spec.containers.0.lifecycle.*does not take it"):
         start(document)
 
 
