@@ -17,7 +17,7 @@ from typing import IO, TYPE_CHECKING, Any, Protocol, Self, TypeAlias
 from podipc.pod import manifest as manifests
 from podipc.pod.errors import UnknownPod
 from podipc.pod.live import Live, Running
-from podipc.pod.output import Listener
+from podipc.pod.live.output import Listener
 from podipc.pod.result import Result
 
 if TYPE_CHECKING:

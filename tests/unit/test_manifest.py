@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from podipc.pod import environment, manifest
+from podipc.pod import manifest
 from podipc.pod.errors import ManifestError
 from podipc.pod.local import notes
+from podipc.pod.manifest import environment
 
 GOOD: dict[str, Any] = {
     "apiVersion": "v1",

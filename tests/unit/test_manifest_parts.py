@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from podipc.pod import config, environment, manifest
+from podipc.pod import manifest
 from podipc.pod.errors import ManifestError
-from podipc.pod.model import Probe
+from podipc.pod.manifest import config, environment
+from podipc.pod.manifest.model import Probe
 
 CONFIG: dict[str, Any] = {
     "apiVersion": "v1",

@@ -17,10 +17,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from podipc.pod import config
 from podipc.pod.errors import ManifestError, NotHere
 from podipc.pod.local.namespaces import Operation
-from podipc.pod.manifest import Container, Pod, Volume
+from podipc.pod.manifest import Container, Pod, Volume, config
 
 HOST = "/host"
 _VOLUMES = "/volumes"

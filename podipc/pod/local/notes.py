@@ -6,8 +6,8 @@ import os
 import re
 import sys
 
-from podipc.pod import startup
 from podipc.pod.manifest import Pod
+from podipc.pod.supervisor import startup
 
 _REASONS = {
     "hostNetwork": "the Pod has a network namespace of its own, always",

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from podipc._core import PodipcError
-from podipc.pod import environment, manifest, runtime, supervisor
+from podipc.pod import manifest, runtime, supervisor
 from podipc.pod.errors import ManifestError, NotHere
 from podipc.pod.local import cgroups, mounts, namespaces, notes
+from podipc.pod.manifest import environment
 
 SHM_BYTES = 64 << 20
 """Of a Pod's ``/dev/shm`` in Kubernetes."""

@@ -12,8 +12,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from podipc.pod import environment
-from podipc.pod.manifest import Container, Pod
+from podipc.pod.manifest import Container, Pod, environment
 
 LABEL = "podipc.pod"
 

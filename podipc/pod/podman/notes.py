@@ -6,9 +6,9 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from podipc.pod import startup
 from podipc.pod.manifest import Pod
 from podipc.pod.podman.document import value_at
+from podipc.pod.supervisor import startup
 
 _OWN_NAMESPACE = "the Pod has a namespace of its own, always"
 _REASONS = {

@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from podipc._core import PodipcError, SystemCallError
-from podipc.pod import environment, manifest, runtime, supervisor
+from podipc.pod import manifest, runtime, supervisor
 from podipc.pod.errors import CommandNotFound, ManifestError, NotHere, PodError
 from podipc.pod.guardian import Guardian
+from podipc.pod.manifest import environment
 from podipc.pod.podman import client, notes, program, removal
 from podipc.pod.podman.document import LABEL, made
 from podipc.pod.podman.process import Process

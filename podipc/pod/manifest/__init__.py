@@ -17,10 +17,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from podipc.pod.containers import SECURITY_USED, identity, read_containers, security_of
-from podipc.pod.document import Node, documents, hint, pick, words
 from podipc.pod.errors import ManifestError
-from podipc.pod.model import (
+from podipc.pod.manifest.containers import SECURITY_USED, identity, read_containers, security_of
+from podipc.pod.manifest.document import Node, documents, hint, pick, words
+from podipc.pod.manifest.model import (
     ConfigMap,
     Container,
     Manifest,
@@ -32,7 +32,7 @@ from podipc.pod.model import (
     Variable,
     Volume,
 )
-from podipc.pod.volumes import read_volumes
+from podipc.pod.manifest.volumes import read_volumes
 
 __all__ = [
     "ConfigMap",

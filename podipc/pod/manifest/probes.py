@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from podipc.pod.document import Node, pick, words
-from podipc.pod.model import Probe
+from podipc.pod.manifest.document import Node, pick, words
+from podipc.pod.manifest.model import Probe
 
 __all__ = ["read_probe"]
 

@@ -14,7 +14,7 @@ from typing import IO, Any, cast
 from podipc._core import Closed, PodipcError, Timeout
 from podipc.pod.errors import PodError, RemoteError, SessionDied
 from podipc.pod.inside import probe, sources, wire
-from podipc.pod.output import STREAMS, Listener, Output
+from podipc.pod.live.output import STREAMS, Listener, Output
 from podipc.pod.result import Result
 
 _STDERR_KEPT = 64 << 10

@@ -9,9 +9,9 @@ import shutil
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 
-from podipc.pod import config
 from podipc.pod.errors import ManifestError
-from podipc.pod.model import Container, Pod, Resource, Variable
+from podipc.pod.manifest import config
+from podipc.pod.manifest.model import Container, Pod, Resource, Variable
 
 
 def variables(pod: Pod, container: Container, uid: str, runtime: str) -> dict[str, str]:

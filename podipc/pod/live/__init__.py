@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 from podipc._core import Closed, PodipcError, Timeout
 from podipc.pod import inside
 from podipc.pod.errors import CommandNotFound, ContainerDied, PodError, SessionDied
-from podipc.pod.output import Listener
+from podipc.pod.live.output import Listener
+from podipc.pod.live.session import Asked, Exit, Run, Session
 from podipc.pod.result import Result
-from podipc.pod.session import Asked, Exit, Run, Session
 
 if TYPE_CHECKING:
     from podipc.pod.runtime import Container

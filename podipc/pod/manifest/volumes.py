@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import re
 
-from podipc.pod.document import Node, named, pick, words
-from podipc.pod.model import Volume
+from podipc.pod.manifest.document import Node, named, pick, words
+from podipc.pod.manifest.model import Volume
 
 __all__ = ["read_volumes"]
 

@@ -15,9 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from podipc._core import PodipcError
-from podipc.pod import knock
-from podipc.pod.model import Pod, Probe
+from podipc.pod.manifest import Pod, Probe
 from podipc.pod.runtime import Program
+from podipc.pod.supervisor import knock
 
 __all__ = ["NO_GRPC", "from_within", "notes_of", "watch"]
 

@@ -7,8 +7,8 @@ import re
 from collections.abc import Mapping
 from decimal import Decimal
 
-from podipc.pod.document import Node, hint, named, pick, words
-from podipc.pod.model import (
+from podipc.pod.manifest.document import Node, hint, named, pick, words
+from podipc.pod.manifest.model import (
     Container,
     Key,
     Keys,
@@ -19,7 +19,7 @@ from podipc.pod.model import (
     Variable,
     Volume,
 )
-from podipc.pod.probes import read_probe
+from podipc.pod.manifest.probes import read_probe
 
 __all__ = ["SECURITY_USED", "identity", "read_containers", "security_of"]
 

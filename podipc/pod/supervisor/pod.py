@@ -1,224 +1,27 @@
-"""A Pod whose containers this process starts itself, in Kubernetes' order.
-
-What a container is made of, a `Sandbox` knows: namespaces of this machine, or podman.
-When it is started, and how often, is the same for all and is here. Init containers run
-one after the other, sidecars among them go on; then all containers start. What ends is
-started again as `restartPolicy` says. At the end the containers get SIGTERM together,
-after the grace period SIGKILL, then the sidecars, last first. One thread does all of
-that; it lives as long as the Pod.
-"""
+"""When the containers of a supervised Pod are started, started again, and ended."""
 
 from __future__ import annotations
 
-import abc
 import contextlib
 import os
 import selectors
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
-from typing import Protocol, TypeAlias
+from collections.abc import Sequence
 
-from podipc._core import Closed, PodipcError
+from podipc._core import PodipcError
 from podipc.pod import manifest as manifests
-from podipc.pod import observed, runtime, startup
+from podipc.pod import observed
 from podipc.pod.errors import PodError
-from podipc.pod.model import Probe
+from podipc.pod.supervisor.container import Container
+from podipc.pod.supervisor.sandbox import Sandbox
 
-__all__ = ["Container", "Pod", "Process", "Sandbox"]
+__all__ = ["Pod"]
 
 _BACKOFF_LIMIT = 300.0
 _FORGIVEN = 600.0
 """Seconds after which an earlier crash does not count any more, as in Kubernetes."""
-
-Streams: TypeAlias = tuple[runtime.Stream, runtime.Stream, runtime.Stream]
-"""Of a program: stdin, stdout, stderr."""
-
-
-class Process(Protocol):
-    """One run of a container. One thread at a time."""
-
-    returncode: int | None
-
-    @property
-    def pid(self) -> int:
-        """Its main process as seen from here."""
-
-    def fileno(self) -> int:
-        """A descriptor that becomes readable when it has ended."""
-
-    def poll(self) -> int | None:
-        """The exit code, or minus the signal; None if it still runs."""
-
-    def wait(self, timeout: float | None = None) -> int:
-        """Wait until it has ended; the exit code."""
-
-    def send_signal(self, number: int) -> None:
-        """Send its main process a signal; nothing happens if that has ended."""
-
-    def is_deaf(self) -> bool:
-        """Whether SIGTERM, if sent just now, was dropped by the kernel."""
-
-
-class Sandbox(abc.ABC):
-    """The place of one Pod, and what its containers are made with.
-
-    Attributes
-    ----------
-    notes
-        One line for everything that the manifest asks for and there is not.
-    python
-        In a container, for `exec_from_within`.
-    exec_holds_state
-        Whether the containers' states must not change while `exec` is at work.
-    """
-
-    notes: list[str]
-    python = "python3"
-    exec_holds_state = True
-
-    @abc.abstractmethod
-    def start(self, container: manifests.Container) -> tuple[Process, int]:
-        """Start a container; its process, and a pipe with what it prints.
-
-        Raises
-        ------
-        PodipcError
-            The text says where in the manifest.
-        """
-
-    @abc.abstractmethod
-    def exec(
-        self,
-        container: manifests.Container,
-        process: Process,
-        command: Sequence[str],
-        streams: Streams,
-    ) -> runtime.Program:
-        """Start one more program in a container whose main process is `process`."""
-
-    def exec_from_within(
-        self,
-        container: manifests.Container,
-        process: Process,
-        command: Sequence[str],
-        streams: Streams,
-    ) -> runtime.Program:
-        """As `exec`, of a program that only has to be in the Pod's network."""
-        return self.exec(container, process, command, streams)
-
-    @abc.abstractmethod
-    def kills(self, container: manifests.Container) -> int:
-        """How often something in that container was killed because of its memory limit."""
-
-    @abc.abstractmethod
-    def close(self) -> None:
-        """Kill all that is in it and remove it."""
-
-
-class Container(observed.Container):
-    """One container of a `Pod`."""
-
-    def __init__(self, pod: Pod, spec: manifests.Container) -> None:
-        super().__init__(pod, spec)
-        self._pod: Pod = pod
-        self._process: Process | None = None
-        self._pipe: int | None = None
-        self._watched: int | None = None
-        self._failures = 0
-        self._began = 0.0
-        self._due: float | None = None
-        self._again = False
-        self._stopping: float | None = None
-        self._oom = 0
-        self._started = spec.startup is None or spec.startup.kind == "grpc"
-        self._prober: threading.Thread | None = None
-
-    @property
-    def pid(self) -> int | None:
-        """Its main process as seen from here, while it runs."""
-        process = self._process
-        return process.pid if process is not None and self.state == "running" else None
-
-    def send_signal(self, number: int) -> None:
-        with self._pod._changed:
-            if self._process is not None and self.state == "running":
-                self._process.send_signal(number)
-
-    def restart(self, timeout: float | None = None) -> None:
-        pod = self._pod
-        with pod._changed:
-            self._may_restart()
-            run = self._runs
-            self._again = True
-            self._terminate(pod.grace)
-        pod._wake()
-        self._wait_for_run_after(run, timeout)
-
-    def exec(
-        self,
-        command: Sequence[str],
-        *,
-        stdin: runtime.Stream = runtime.DEVNULL,
-        stdout: runtime.Stream = None,
-        stderr: runtime.Stream = None,
-    ) -> runtime.Program:
-        return self._exec(self._pod._sandbox.exec, command, (stdin, stdout, stderr))
-
-    def _exec(
-        self,
-        start: Callable[[manifests.Container, Process, Sequence[str], Streams], runtime.Program],
-        command: Sequence[str],
-        streams: Streams,
-    ) -> runtime.Program:
-        with self._pod._changed:
-            process = self._process
-            if process is None or self.state != "running":
-                raise Closed(f"container {self.name!r} does not run: {self.state}")
-            if self._pod._sandbox.exec_holds_state:
-                return start(self.spec, process, command, streams)
-        return start(self.spec, process, command, streams)
-
-    def _terminate(self, grace: float) -> None:
-        """Send SIGTERM; SIGKILL is due after the grace period, or at once if it was not heard."""
-        if self._process is None or self.state != "running":
-            return
-        self._stopping = time.monotonic() + grace
-        self._process.send_signal(signal.SIGTERM)
-        if self._process.is_deaf():
-            self._process.send_signal(signal.SIGKILL)
-
-    def _probe(self, probe: Probe, run: int) -> None:
-        """Find out whether it has started; end it if not. A thread of its own for each run."""
-        pod = self._pod
-
-        def over() -> bool:
-            return pod._ending or self._runs != run or self.state != "running"
-
-        def pause(seconds: float) -> bool:
-            with pod._changed:
-                return not pod._changed.wait_for(over, seconds)
-
-        def start(output: int) -> runtime.Program:
-            streams = (runtime.DEVNULL, output, runtime.STDOUT)
-            command = startup.from_within(probe, pod._sandbox.python)
-            if command is None:
-                return self._exec(pod._sandbox.exec, probe.command, streams)
-            return self._exec(pod._sandbox.exec_from_within, command, streams)
-
-        why = startup.watch(probe, start, pause)
-        with pod._changed:
-            if why is None or over():
-                return
-            if why:
-                times = f"{probe.failures} time{'s' * (probe.failures > 1)}"
-                text = f"podipc: {probe.path}: has failed {times}, it is ended: {why}\n"
-                self._log.append(text.encode())
-                self._terminate(pod.grace if probe.grace is None else probe.grace)
-            else:
-                self._started = True
-        pod._wake()
 
 
 class Pod(observed.Pod):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from podipc.pod.errors import ManifestError
-from podipc.pod.model import ConfigMap, Key, Keys, Pod, Volume
+from podipc.pod.manifest.model import ConfigMap, Key, Keys, Pod, Volume
 
 __all__ = ["files", "value", "values"]
 
