@@ -297,7 +297,9 @@ class Shared:
 
 @dataclass(frozen=True)
 class Facts:
-    """What the containers of a Pod are and share; made by `Pod.facts`. ``str()`` is a table.
+    """What the containers of a Pod are and share; made by `Pod.facts`.
+
+    ``str()`` is a table, and a notebook shows one.
 
     Attributes
     ----------
@@ -368,6 +370,11 @@ class Facts:
         from podipc.pod.facts_table import table
 
         return table(self)
+
+    def _repr_html_(self) -> str:
+        from podipc.pod.facts_html import html
+
+        return html(self)
 
 
 def _plain(facts: ContainerFacts) -> dict[str, Any]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 
 from podipc.pod.facts import WIDTH, ContainerFacts, Facts, Shared, size
 
 _COLUMNS = 4
 """Containers in the first table; what each two share is below it."""
 
-_EXPLAINED = {
+EXPLAINED = {
     "cgroup": "names of cgroups",
     "ipc": "System V, message queues",
     "mnt": "mounts",
@@ -26,9 +27,15 @@ def table(facts: Facts) -> str:
     if not facts.containers:
         return f"Pod {facts.pod}: no container runs"
     lines = [f"Pod {facts.pod}, seen from inside its containers", "", *_shared(facts)]
+    return "\n".join(line.rstrip() for line in [*lines, *each(facts)])
+
+
+def each(facts: Facts) -> list[str]:
+    """Each container by itself, an empty line before each."""
+    lines = []
     for name, one in facts.containers.items():
         lines += ["", name, *_container(one, facts.targets[name])]
-    return "\n".join(line.rstrip() for line in lines)
+    return lines
 
 
 def _shared(facts: Facts) -> list[str]:
@@ -36,13 +43,13 @@ def _shared(facts: Facts) -> list[str]:
     names = list(facts.containers)[:_COLUMNS]
     width = min(max(map(len, names)), (WIDTH - 46) // len(names) - 1)
     rows = [
-        (name, _EXPLAINED[name], _word(all_of_them), _letters(facts, name, width))
+        (name, EXPLAINED[name], word(all_of_them), _letters(facts, name, width))
         for name, all_of_them in shared.namespaces.items()
     ]
     shms = [
         f"{one.shm.device}:{one.shm.root}" if one.shm else "" for one in facts.containers.values()
     ]
-    rows.append(("/dev/shm", "shared memory", _word(shared.shm), _same(shms, width)))
+    rows.append(("/dev/shm", "shared memory", word(shared.shm), _same(shms, width)))
     lines = [f"{'':10}{'':27}{'':9}{_row(names, width)}"]
     lines += [f"{name:10}{text:27}{word:9}{letters}" for name, text, word, letters in rows]
     lines += _pairs(facts, shared)
@@ -51,7 +58,8 @@ def _shared(facts: Facts) -> list[str]:
     return lines
 
 
-def _word(value: bool | None) -> str:
+def word(value: bool | None) -> str:
+    """How it is called."""
     return {True: "shared", False: "private", None: "?"}[value]
 
 
@@ -64,12 +72,16 @@ def _letters(facts: Facts, name: str, width: int) -> str:
 
 
 def _same(values: list[str], width: int) -> str:
-    """The same letter for the same thing."""
-    letters: dict[str, str] = {}
+    return _row(letters(values), width)
+
+
+def letters(values: Sequence[str]) -> list[str]:
+    """The same letter for the same thing; ``?`` for what is not known."""
+    known: dict[str, str] = {}
     for value in values:
-        if value not in letters:
-            letters[value] = chr(ord("A") + len(letters) % 26) if value else "?"
-    return _row([letters[value] for value in values], width)
+        if value and value not in known:
+            known[value] = chr(ord("A") + len(known) % 26)
+    return [known.get(value, "?") for value in values]
 
 
 def _pairs(facts: Facts, shared: Shared) -> list[str]:
