@@ -81,7 +81,7 @@ def _limits(one: ContainerFacts) -> str:
     from podipc.pod.facts import size
 
     memory = "no memory limit" if one.memory is None else size(one.memory)
-    cpus = "no cpu limit" if one.cpus is None else f"{one.cpus:g} CPUs"
+    cpus = "no cpu limit" if one.cpus is None else f"{one.cpus:g} CPU" + "s" * (one.cpus != 1)
     return f"{memory}, {cpus}"
 
 
