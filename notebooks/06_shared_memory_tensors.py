@@ -269,7 +269,7 @@ X
 
 # %%
 SIZES = [1 << power for power in ([12, 15, 18, 21, 24] if QUICK else range(12, 25))]
-ROUNDS, TURN = 5 if QUICK else 30, 4
+ROUNDS, TURN = 4 if QUICK else 30, 4
 WAYS = ["loan", "one copy", "tcp", "pickle"]
 
 # %%

@@ -75,15 +75,13 @@ def run(notebook: Any) -> None:
             resources={"metadata": {"path": str(HERE)}},
             record_timing=False,
         )
-        client.execute()
+        client.execute(cleanup_kc=True)  # it would live on, for its manager is ours
 
 
 def problems(source: Path, notebook: Any) -> list[str]:
     """What a finished notebook should not have, or should have and has not."""
     found = []
-    wanted = read(source)
-    mine = [(cell.cell_type, cell.source) for cell in wanted.cells]
-    if [(cell.cell_type, cell.source) for cell in notebook.cells] != mine:
+    if _written(notebook) != _written(read(source)):
         found.append(f"is not made from {source.name}: run notebooks/make.py {source.name[:2]}")
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     for number, cell in enumerate(code, 1):
@@ -96,6 +94,14 @@ def problems(source: Path, notebook: Any) -> list[str]:
     if not any("image/png" in output.get("data", {}) for output in outputs):
         found.append("has no figure")
     return found
+
+
+def _written(notebook: Any) -> list[tuple[str, str, list[str]]]:
+    """Of each cell what comes from the source."""
+    return [
+        (cell.cell_type, cell.source, list(cell.metadata.get("tags", ())))
+        for cell in notebook.cells
+    ]
 
 
 def save(notebook: Any, path: Path) -> int:
@@ -139,7 +145,7 @@ def main() -> int:
     for source in sources(options.names):
         path = options.to / f"{source.stem}.ipynb"
         began = time.monotonic()
-        wrong = _check(source, path) if options.check else _make(source, path)
+        wrong = check(source, path) if options.check else make(source, path)
         took = "" if options.check else f"  {time.monotonic() - began:.1f} s"
         for problem in wrong:
             print(f"{path.name}: {problem}", file=sys.stderr)
@@ -149,7 +155,8 @@ def main() -> int:
     return int(failed)
 
 
-def _check(source: Path, path: Path) -> list[str]:
+def check(source: Path, path: Path) -> list[str]:
+    """What is wrong with a notebook that was made."""
     import nbformat
 
     if not path.exists():
@@ -159,7 +166,8 @@ def _check(source: Path, path: Path) -> list[str]:
     return [*found, *([f"has {size} bytes, more than {LARGEST}"] if size > LARGEST else [])]
 
 
-def _make(source: Path, path: Path) -> list[str]:
+def make(source: Path, path: Path) -> list[str]:
+    """Execute and save it; what is wrong with it, or with a cell, by which nothing is saved."""
     from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
     notebook = read(source)

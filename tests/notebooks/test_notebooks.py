@@ -1,0 +1,119 @@
+"""Every notebook runs from its first cell to its last, and is committed as it was made."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from making import PLACE, SOURCES, environment, make
+from support import ROOT
+
+for name in ("nbclient", "jupytext", "ipykernel", "matplotlib"):
+    pytest.importorskip(name, reason=f"{name} is not installed: the extra notebook")
+
+import nbformat  # noqa: E402
+
+from podipc.pod import choose  # noqa: E402
+from podipc.pod.manifest import read  # noqa: E402
+
+WITH_PODMAN = ("01", "06")
+LONGEST = 120
+"""Seconds of one notebook in quick mode on a machine that does other things as well; alone it
+takes less than 60."""
+
+
+def name_of(source: Path) -> str:
+    return source.stem
+
+
+def executed(source: Path, tmp_path: Path, runtime: str) -> Any:
+    """The notebook, made in quick mode in another place."""
+    done = subprocess.run(
+        [sys.executable, PLACE / "make.py", source.stem, "--quick", "--to", tmp_path],
+        env=environment(tmp_path, PODIPC_RUNTIME=runtime),
+        capture_output=True,
+        text=True,
+        timeout=LONGEST,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-5000:]
+    return nbformat.read(tmp_path / f"{source.stem}.ipynb", as_version=4)
+
+
+def shown(notebook: Any) -> str:
+    """All text of its outputs."""
+    found = []
+    for cell in notebook.cells:
+        for output in cell.get("outputs", ()):
+            data = output.get("data", {})
+            found.append(output.get("text", "") or data.get("text/markdown", ""))
+            found.append(data.get("text/html", ""))
+    return "\n".join(found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("source", SOURCES, ids=name_of)
+def test_it_runs(source: Path, tmp_path: Path) -> None:
+    notebook = executed(source, tmp_path, "local")
+    assert make.problems(source, notebook) == []
+    assert "runtime local" in shown(notebook)
+
+
+@pytest.mark.podman
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "source", [s for s in SOURCES if s.name.startswith(WITH_PODMAN)], ids=name_of
+)
+def test_it_runs_in_containers_of_podman(source: Path, tmp_path: Path) -> None:
+    runtime, reason = choose(read(ROOT / "k8s/pods/tensor-pod.yaml").pods)
+    if runtime != "podman":
+        pytest.skip(reason)
+    notebook = executed(source, tmp_path, "podman")
+    assert make.problems(source, notebook) == []
+    assert "runtime podman" in shown(notebook)
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=name_of)
+def test_it_is_committed_as_it_was_made(source: Path) -> None:
+    assert make.check(source, source.with_suffix(".ipynb")) == []
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=name_of)
+def test_it_has_what_every_notebook_has(source: Path) -> None:
+    notebook = make.read(source)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    assert notebook.cells[0].source.startswith(f"# {source.name[:2]} "), "its number and title"
+    for part in ("You will be able to", "Predict", "## In this notebook", "## Exercises"):
+        assert part in text, part
+    assert code[-1].source.strip() == "%pod down"
+    solutions = [cell for cell in code if "solution" in cell.metadata.get("tags", ())]
+    assert len(solutions) == 2
+    assert all(cell.metadata["jupyter"]["source_hidden"] for cell in solutions), "folded"
+    for cell in code:
+        assert len(cell.source.splitlines()) <= 45, cell.source[:200]
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=name_of)
+def test_its_links_lead_somewhere(source: Path) -> None:
+    """Those to files: whoever reads the notebook has the checkout."""
+    text = "\n".join(cell.source for cell in make.read(source).cells)
+    links = re.findall(r"\]\(\s*([^)\s]+)\s*\)", text)
+    files = [link for link in links if "://" not in link]
+    assert any("k8s/pods/" in link for link in files), "its manifest"
+    assert any(link.startswith("https://kubernetes.io/") for link in links)
+    for link in files:
+        assert (PLACE / link.partition("#")[0]).exists(), link
+
+
+def test_there_are_notebooks() -> None:
+    """A pattern that matches nothing would test nothing."""
+    numbers = [source.name[:2] for source in SOURCES]
+    assert len(set(numbers)) == len(numbers)
+    assert {"01", "06"} <= set(numbers)
+    made = {path.stem for path in PLACE.glob("*.ipynb")}
+    assert made == {source.stem for source in SOURCES}, "each has its source"
