@@ -43,7 +43,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     # Pods are looked for on all of the machine, so their tests run one after the other.
     for item in items:
-        if "pods" in item.path.parts:
+        if {"pods", "notebooks"} & set(item.path.parts):
             item.add_marker(pytest.mark.xdist_group("pods"))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,9 @@ import nbformat  # noqa: E402
 from podipc.pod import choose  # noqa: E402
 from podipc.pod.manifest import read  # noqa: E402
 
-WITH_PODMAN = ("01", "06")
+IN_PODMAN = [source for source in SOURCES if source.name.startswith(("01", "06"))]
 LONGEST = 120
-"""Seconds of one notebook in quick mode on a machine that does other things as well; alone it
+"""Seconds of two notebooks in quick mode on a machine that does other things as well; alone one
 takes less than 60."""
 
 
@@ -30,18 +31,23 @@ def name_of(source: Path) -> str:
     return source.stem
 
 
-def executed(source: Path, tmp_path: Path, runtime: str) -> Any:
-    """The notebook, made in quick mode in another place."""
-    done = subprocess.run(
-        [sys.executable, PLACE / "make.py", source.stem, "--quick", "--to", tmp_path],
-        env=environment(tmp_path, PODIPC_RUNTIME=runtime),
-        capture_output=True,
-        text=True,
-        timeout=LONGEST,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-5000:]
-    return nbformat.read(tmp_path / f"{source.stem}.ipynb", as_version=4)
+def executed(sources: Sequence[Path], tmp_path: Path, runtime: str) -> list[Any]:
+    """The notebooks, made at the same time in quick mode, in another place."""
+    env = environment(tmp_path, PODIPC_RUNTIME=runtime)
+    words = [sys.executable, PLACE / "make.py", "--quick", "--to", tmp_path]
+    running = [
+        subprocess.Popen([*words, source.stem], env=env, stderr=subprocess.PIPE, text=True)
+        for source in sources
+    ]
+    try:
+        errors = [process.communicate(timeout=LONGEST)[1] for process in running]
+    finally:
+        for process in running:
+            if process.poll() is None:
+                process.terminate()  # its kernel ends with it
+                process.communicate()
+    assert [process.returncode for process in running] == [0] * len(running), "\n".join(errors)
+    return [nbformat.read(tmp_path / f"{source.stem}.ipynb", as_version=4) for source in sources]
 
 
 def shown(notebook: Any) -> str:
@@ -56,25 +62,26 @@ def shown(notebook: Any) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("source", SOURCES, ids=name_of)
-def test_it_runs(source: Path, tmp_path: Path) -> None:
-    notebook = executed(source, tmp_path, "local")
-    assert make.problems(source, notebook) == []
-    assert "runtime local" in shown(notebook)
+@pytest.mark.parametrize(
+    "sources",
+    [SOURCES[i : i + 2] for i in range(0, len(SOURCES), 2)],
+    ids=lambda sources: "-".join(source.name[:2] for source in sources),
+)
+def test_they_run(sources: list[Path], tmp_path: Path) -> None:
+    for source, notebook in zip(sources, executed(sources, tmp_path, "local"), strict=True):
+        assert make.problems(source, notebook) == []
+        assert "runtime local" in shown(notebook)
 
 
 @pytest.mark.podman
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "source", [s for s in SOURCES if s.name.startswith(WITH_PODMAN)], ids=name_of
-)
-def test_it_runs_in_containers_of_podman(source: Path, tmp_path: Path) -> None:
+def test_they_run_in_containers_of_podman(tmp_path: Path) -> None:
     runtime, reason = choose(read(ROOT / "k8s/pods/tensor-pod.yaml").pods)
     if runtime != "podman":
         pytest.skip(reason)
-    notebook = executed(source, tmp_path, "podman")
-    assert make.problems(source, notebook) == []
-    assert "runtime podman" in shown(notebook)
+    for source, notebook in zip(IN_PODMAN, executed(IN_PODMAN, tmp_path, "podman"), strict=True):
+        assert make.problems(source, notebook) == []
+        assert "runtime podman" in shown(notebook)
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=name_of)
