@@ -304,13 +304,14 @@ private = [kind for kind in kinds if kind not in shared_kinds]
 machine_wide = [kind for kind in shared_kinds if kind not in pod_only]
 places = [place for place in directories["producer"] if ids[place][0] == ids[place][1]]
 display(Markdown(
-    f"- The two containers share {len(shared_kinds)} of {len(kinds)} namespaces: "
+    f"- Question 1: the two containers share {len(shared_kinds)} of {len(kinds)} namespaces: "
     f"{', '.join(shared_kinds)}. Private are {', '.join(private)}.\n"
     + (f"- Of those shared, {', '.join(pod_only) or 'none'} belong to the Pod; "
        f"{', '.join(machine_wide) or 'none'} are those of the whole machine.\n"
        if same_machine else "")
-    + f"- A port is taken for both: listening twice {'failed' if bind_error else 'worked'}.\n"
-    f"- Both are PID 1 to themselves; PIDs cannot be used across containers.\n"
+    + f"- Question 2: a port is taken for both: listening twice {'failed' if bind_error else 'worked'}.\n"
+    f"- Question 3: the main program is PID {min(seen['producer'])} in the producer and PID "
+    f"{min(seen['consumer'])} in the consumer, each in its own namespace.\n"
     f"- These directories are the same in both: {', '.join(f'`{p}`' for p in places)}. "
     "`/dev/shm` needs no line in the manifest; a volume needs two."
 ))

@@ -135,9 +135,9 @@ display(Markdown(
     f"After sending, the producer's array is {'writable' if still_writable else 'read-only'}. "
     f"It wrote 42 through the old view, and the consumer read **{seen:g}** from an array that it had "
     f"received before. The consumer's own attempt to write "
-    + (f"was refused: “{refusal}”." if refusal else "worked.")
-    + " The refusal is not a matter of good manners: the pages are mapped read-only, and the kernel "
-    "has sealed the memory against new writable mappings."
+    + (f"was refused: “{refusal}”. This is not only a flag of NumPy's: the pages are mapped "
+       "read-only, and a seal on the memory keeps the consumer from mapping it in another way."
+       if refusal else "worked.")
 ))
 
 # %% [markdown]
@@ -265,7 +265,9 @@ print(torch_says)
 #
 # In the time: getting the memory to send (for the loan), sending, receiving, letting go of what
 # was received, and an answer of one byte, which always comes back through shared memory. Not in
-X
+# the time: computing the content. The ways take turns, so that a disturbance of the machine hits
+# all of them. In its turn each way is used four times, and the first time does not count: then
+# the caches are full of what another way has copied.
 
 # %%
 SIZES = [1 << power for power in ([12, 15, 18, 21, 24] if QUICK else range(12, 25))]
@@ -419,11 +421,13 @@ display(Markdown(
 display(Markdown(
     f"- A tensor in shared memory was {'the same memory' if same else 'not the same memory'} in both "
     f"containers: inode and offset were {'equal' if same else 'different'}.\n"
-    f"- Handing over {large >> 20} MiB took {duration(median['loan'][large])} as a loan, "
+    f"- Question 1: handing over {large >> 20} MiB took {duration(median['loan'][large])} as a loan, "
     f"{duration(median['one copy'][large])} with one copy, {duration(median['tcp'][large])} over tcp and "
     f"{duration(median['pickle'][large])} pickled.\n"
-    f"- A received array is read-only; with `writable=True` one number written cost {kib[1]} KiB, "
-    f"and the producer's array was {'unchanged' if unchanged else 'changed'}.\n"
+    f"- Question 2: a received array {'is read-only' if refusal else 'can be written to'}; received "
+    f"with `writable=True`, what was written left the producer's array "
+    f"{'unchanged' if unchanged else 'changed'}.\n"
+    f"- Question 3: one number written cost {kib[1]} KiB.\n"
     f"- The memory returned when the last view was gone: {held[0]} held, then {held[2]}.\n"
     f"- The first touch of memory took {fill['first loan'] / fill['loan again']:.1f} times as long "
     "as the second use of it."
