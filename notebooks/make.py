@@ -17,6 +17,7 @@ import argparse
 import base64
 import os
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -65,14 +66,16 @@ def run(notebook: Any) -> None:
     import nbclient
     from jupyter_client.manager import AsyncKernelManager
 
-    client = nbclient.NotebookClient(
-        notebook,
-        km=AsyncKernelManager(kernel_name="python3", transport="ipc"),
-        timeout=CELL_SECONDS,
-        resources={"metadata": {"path": str(HERE)}},
-        record_timing=False,
-    )
-    client.execute()
+    # The kernel works in another directory: where they meet has to be a whole path.
+    with tempfile.TemporaryDirectory(prefix="podipc-notebook-") as place:
+        client = nbclient.NotebookClient(
+            notebook,
+            km=AsyncKernelManager(kernel_name="python3", transport="ipc", ip=f"{place}/kernel"),
+            timeout=CELL_SECONDS,
+            resources={"metadata": {"path": str(HERE)}},
+            record_timing=False,
+        )
+        client.execute()
 
 
 def problems(source: Path, notebook: Any) -> list[str]:
