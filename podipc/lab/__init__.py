@@ -41,3 +41,10 @@ def unload_ipython_extension(shell: Any) -> None:
     from podipc.lab.notebook import unload
 
     unload(shell)
+
+
+def quick() -> bool:
+    """Whether a notebook is to measure for seconds, not minutes: ``PODIPC_QUICK=1``."""
+    import os
+
+    return os.environ.get("PODIPC_QUICK", "") not in ("", "0")

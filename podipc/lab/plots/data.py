@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Collection, Sequence
+from typing import TYPE_CHECKING
 
 from podipc.lab import table
 from podipc.lab.results import Results, Row
-from podipc.lab.where import sentence
+from podipc.lab.where import of, sentence
+
+if TYPE_CHECKING:
+    from podipc.lab.where import Place
 
 Of = Callable[[Row], float | None]
 Values = dict[str, dict[int, float]]
@@ -145,3 +149,8 @@ def caption(results: Results, what: str, against: Results | None = None) -> str:
     if against is None:
         return f"{what}\n{sentence(results)}"
     return f"{what}\nSolid: {sentence(results)}\nDashed, hollow: {sentence(against)}"
+
+
+def below(what: str, about: Place) -> str:
+    """Below a figure of anything else: what is shown, then where it was measured."""
+    return f"{what}\n{of(about)}".strip()

@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING
 
 from podipc.lab import table
 from podipc.lab.plots import style
+from podipc.lab.plots.data import below
 from podipc.lab.plots.sheet import Sheet
-from podipc.lab.results import Results
 from podipc.lab.sampler import Sample, Sampler
 from podipc.lab.spoken import duration
 from podipc.lab.timeline import Event, in_order
-from podipc.lab.where import sentence
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from podipc.lab.where import Place
 
 MOST_EVENTS = 60
 """Rows of a timeline that can still be read."""
@@ -25,7 +26,7 @@ MOST_EVENTS = 60
 def timeline(
     events: Iterable[Event | tuple[str, str, int, int]],
     *,
-    about: Results | str = "",
+    about: Place = "",
     title: str | None = None,
     theme: style.ThemeName = "auto",
     size: style.Size | None = None,
@@ -39,7 +40,8 @@ def timeline(
         Tuples of container, label, start and end in nanoseconds of CLOCK_MONOTONIC, as
         `podipc.lab.timeline.Recorder` makes them; at most 60.
     about
-        Runtime and machine for the caption: results of the same place, or a text.
+        Runtime and machine for the caption: a Pod that is up, results of the same place, or a
+        text.
     title
         In place of the one that says how long it took.
 
@@ -85,13 +87,13 @@ def timeline(
     sheet.axis_labels(f"time since the first event ({unit})", "")
     caption = "CLOCK_MONOTONIC, which the containers of a machine share. At the right: how long."
     said = title or f"{duration(end - zero)} from the first event to the last"
-    return sheet.finish(said, _below(caption, about))
+    return sheet.finish(said, below(caption, about))
 
 
 def memory(
     samples: Sampler | Iterable[Sample | tuple[float, str, int]],
     *,
-    about: Results | str = "",
+    about: Place = "",
     title: str | None = None,
     theme: style.ThemeName = "auto",
     size: style.Size | None = None,
@@ -134,7 +136,7 @@ def memory(
     sheet.axis_labels("time (s)", "memory of the container (MiB)")
     most = max(peaks, key=lambda name: peaks[name])
     said = title or f"Memory by container: at most {table.size(peaks[most] * (1 << 20))}, in {most}"
-    return sheet.finish(said, _below("As the containers' cgroups or processes account it.", about))
+    return sheet.finish(said, below("As the containers' cgroups or processes account it.", about))
 
 
 def _unit(ns: float) -> tuple[str, float]:
@@ -142,8 +144,3 @@ def _unit(ns: float) -> tuple[str, float]:
         if ns < scale * 2000:
             return unit, scale
     return "s", 1e9
-
-
-def _below(what: str, about: Results | str) -> str:
-    where = sentence(about) if isinstance(about, Results) else about
-    return f"{what}\n{where}".rstrip()
