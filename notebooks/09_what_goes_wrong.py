@@ -111,7 +111,7 @@ HAS_LIMIT = limit is not None and limit <= 256 * MIB
 HAS_ACCOUNTS = producer.stats().memory_of == "cgroup"
 for there, what in ((HAS_USERS, "two users"), (HAS_LIMIT and HAS_ACCOUNTS, "memory limits")):
     if not there:
-        print(f"{what}: not here, and what needs them is skipped. See below, and run as root.")
+        print(f"{what}: not possible here, so one part shows less; the reason is below")
 if not (HAS_USERS and HAS_LIMIT and HAS_ACCOUNTS):
     print(*pod.notes, sep="\n")
 uids
@@ -353,7 +353,7 @@ else:
 tx = podipc.sender("frames", mode=0o666, max_bytes=512 << 20)  # as in the manifest
 view = np.broadcast_to(np.uint8(1), (300, 1 << 20))
 try:
-    tx.send(view, timeout=10)
+    tx.send(view, timeout=2)
     too_large = "it was sent"
 except podipc.MemoryLimit as error:
     too_large = f"MemoryLimit: {error}"
