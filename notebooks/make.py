@@ -141,6 +141,7 @@ def main() -> int:
     options = parser.parse_args()
     if options.quick:
         os.environ["PODIPC_QUICK"] = "1"
+    options.to.mkdir(parents=True, exist_ok=True)
     failed = False
     for source in sources(options.names):
         path = options.to / f"{source.stem}.ipynb"

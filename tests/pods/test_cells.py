@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import queue
 import signal
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,7 +28,10 @@ class Kernel:
     def __init__(self) -> None:
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         del environment["PODIPC_DIR"]  # of the host; the Pod has its own /dev/shm
-        self.manager = jupyter_client.KernelManager(kernel_name="python3", transport="ipc")
+        self.place = tempfile.TemporaryDirectory(prefix="podipc-kernel-")
+        self.manager = jupyter_client.KernelManager(
+            kernel_name="python3", transport="ipc", ip=f"{self.place.name}/kernel"
+        )
         self.manager.start_kernel(env=environment)
         self.client = self.manager.client()
         self.client.start_channels()
@@ -69,6 +73,7 @@ class Kernel:
         self.client.stop_channels()
         self.manager.shutdown_kernel(now=True)
         self.manager.cleanup_resources()
+        self.place.cleanup()
 
 
 class Shown:
