@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import PATIENCE, ROOT, eventually, free_port
+from support import PATIENCE, ROOT, eventually, free_port, send_signal
 
 from podipc.logs import agent, lines
 from podipc.logs.sink import Sink
@@ -47,7 +47,7 @@ class Agent:
 
     def send(self, number: int) -> None:
         assert self.process
-        self.process.send_signal(number)
+        send_signal(self.process, number)
 
     def wait(self) -> int:
         assert self.process

@@ -66,6 +66,18 @@ def took_at_most(seconds: float) -> Iterator[None]:
     assert took <= seconds, f"took {took:.3f} s, more than {seconds} s"
 
 
+def send_signal(process: subprocess.Popen[Any], number: int) -> None:
+    """Send it; a SIGSTOP has stopped every thread when this returns."""
+
+    def states() -> set[str]:
+        tasks = Path(f"/proc/{process.pid}/task").iterdir()
+        return {(t / "stat").read_text().rpartition(")")[2].split()[0] for t in tasks}
+
+    process.send_signal(number)
+    if number == signal.SIGSTOP:
+        eventually(lambda: states() <= {"T"}, "it is stopped")
+
+
 class Failed(Exception):
     """An agent met an exception: its class by name, and its text."""
 
@@ -179,13 +191,7 @@ class Child:
 
     def signal(self, number: int) -> None:
         """Send it; a SIGSTOP has stopped every thread when this returns."""
-        self.process.send_signal(number)
-        if number == signal.SIGSTOP:
-            eventually(lambda: self._states() <= {"T"}, "it is stopped")
-
-    def _states(self) -> set[str]:
-        tasks = Path(f"/proc/{self.pid}/task").iterdir()
-        return {(t / "stat").read_text().rpartition(")")[2].split()[0] for t in tasks}
+        send_signal(self.process, number)
 
     def kill(self) -> None:
         """SIGKILL, and wait until it is gone."""

@@ -35,8 +35,12 @@ class Kernel:
         self.manager.start_kernel(env=environment)
         self.client = self.manager.client()
         self.client.start_channels()
-        self.client.wait_for_ready(PATIENCE)
-        self.run("%load_ext podipc.lab")
+        try:
+            self.client.wait_for_ready(2 * PATIENCE)
+            self.run("%load_ext podipc.lab")
+        except BaseException:
+            self.end()
+            raise
 
     def run(self, *lines: str) -> Shown:
         """Run a cell to its end."""
