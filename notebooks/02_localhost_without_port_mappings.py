@@ -1,9 +1,9 @@
 # %% [markdown]
 # # 02 Localhost without port mappings
 #
-# The containers of a Pod have one network between them: one set of addresses, one space of
-# ports, one `127.0.0.1`. So a program in one container reaches a server in another as if both ran
-# side by side on one machine. Nothing has to be published or mapped. This notebook shows what is
+# The containers of a Pod have one network between them: one set of addresses, one space of ports,
+# one `127.0.0.1`. So a program in one container reaches a server in another as if both ran side
+# by side on one machine. Nothing has to be published or mapped. This notebook shows what is
 # shared, what the field `ports:` of a manifest does, and what a round trip costs.
 #
 # You will be able to
@@ -15,8 +15,8 @@
 #
 # **Predict first**
 #
-# 1. 64 bytes go from one container to the other over a socket on `127.0.0.1`, and come back. How many
-#    microseconds does that take? And how many as an HTTP request?
+# 1. 64 bytes go from one container to the other over a socket on `127.0.0.1`, and come back. How
+#    many microseconds does that take? And how many as an HTTP request?
 # 2. A server in one container listens on port 8080. What happens if the other container binds
 #    port 8080 as well?
 # 3. The manifest gains `ports: [{containerPort: 8080}]`. How many more sockets listen after that?
@@ -29,11 +29,13 @@
 
 # %%
 import os
+from pathlib import Path
 
 import numpy as np
 from IPython.display import Markdown, display
 
 import podipc.lab
+import podipc.pod
 from podipc.lab.plots import chart
 from podipc.lab.spoken import duration
 from podipc.lab.table import size
@@ -49,8 +51,8 @@ RUNTIME = os.environ.get("PODIPC_RUNTIME", "local")
 # ## One network
 #
 # Each container says which addresses it has, and which *network namespace* it is in. A network
-# namespace is the kernel's word for a network of its own: interfaces, addresses, ports. The kernel
-# gives each a number.
+# namespace is the kernel's word for a network of its own: interfaces, addresses, ports. The
+# kernel gives each a number.
 
 # %%
 %%containers server client -o network
@@ -77,8 +79,9 @@ Markdown(f"| | server | client | the same? |\n|---|---|---|---|\n{rows}")
 # All three send back what they get. They go on in threads, in the container `server`, while the
 # cells below ask them.
 #
-# 1. Port 8080: a plain *socket*, the kernel's end point of a connection. A connection is a stream of bytes.
-#    So the client says once how many bytes a message has, and both sides read until they are there.
+# 1. Port 8080: a plain *socket*, the kernel's end point of a connection. A connection is a stream
+#    of bytes. So the client says once how many bytes a message has, and both sides read until
+#    they are there.
 # 2. Port 8081: HTTP, from Python's standard library.
 # 3. Port 8082: podipc. A channel goes one way, so there is a second one for the way back.
 
@@ -152,8 +155,8 @@ threading.Thread(target=tensors, daemon=True).start()
 # %% [markdown]
 # ## One table of ports
 #
-# The kernel lists the TCP sockets of a network namespace in `/proc/net/tcp`. Both containers read it
-# now. Only one of them has opened a server.
+# The kernel lists the TCP sockets of a network namespace in `/proc/net/tcp`. Both containers read
+# it now. Only one of them has opened a server.
 
 # %%
 %%containers server client -o listens
@@ -180,7 +183,8 @@ Markdown(
 )
 
 # %% [markdown]
-# One table means that a port can be taken once, by whichever container comes first. The client tries.
+# One table means that a port can be taken once, by whichever container comes first. The client
+# tries.
 
 # %%
 %%container client -o bound
@@ -238,35 +242,38 @@ outside = reached("127.0.0.1", 8080)
 Markdown(f"From outside of the Pod, `127.0.0.1:8080`: **{outside}**.")
 
 # %% [markdown]
-# Now a second Pod of the same manifest, with one difference: the server has
-# `ports: [{containerPort: 8080}]`. Nothing runs in it. What listens there, and what can be reached?
+# Now a second Pod of the same manifest, with one difference: the server has `ports:
+# [{containerPort: 8080}]`. Nothing runs in it. What listens there, and what can be reached?
 
 # %%
 import yaml
 
-manifest = yaml.safe_load(open("../k8s/pods/localhost.yaml"))
+manifest = yaml.safe_load(Path("../k8s/pods/localhost.yaml").read_text())
 without = [container.get("ports", "none") for container in manifest["spec"]["containers"]]
 manifest["metadata"]["name"] = "localhost-with-ports"
 manifest["spec"]["containers"][0]["ports"] = [{"containerPort": 8080}]
 
-LISTENING = "[l.split()[1] for l in open('/proc/net/tcp').readlines()[1:] if l.split()[3] == '0A']"
+LISTENING = """
+sockets = [line.split() for line in open("/proc/net/tcp")][1:]
+[local for _, local, _, state, *_ in sockets if state == "0A"]
+"""
 with podipc.pod.up(manifest, RUNTIME, idle=True) as second:
     in_second = second["server"].run(LISTENING).unwrap()
     outside_second = reached("127.0.0.1", 8080)
 
 # %%
 Markdown(
-    f"`ports:` in the first Pod: {', '.join(without)}; its server was reached by the client all the "
-    f"same.\n\n`ports:` in the second: 8080. Sockets that listen there: **{len(in_second)}**. From "
-    f"outside, `127.0.0.1:8080`: **{outside_second}**."
+    f"`ports:` in the first Pod: {', '.join(without)}; its server was reached by the client all "
+    "the same.\n\n`ports:` in the second: 8080. Sockets that listen there: "
+    f"**{len(in_second)}**. From outside, `127.0.0.1:8080`: **{outside_second}**."
 )
 
 # %% [markdown]
-# So `containerPort` opens nothing and publishes nothing. It is information: for people, for tools,
-# and as a name that a Service may refer to. What a client can reach is decided by the address
-# that the server binds: `127.0.0.1` is for this Pod only, `0.0.0.0` is for whoever can reach the
-# Pod's own address. (Two fields do reach out: `hostPort`, which takes a port of the node, and a
-# Service, which is an object of its own.)
+# So `containerPort` opens nothing and publishes nothing. It is information: for people, for
+# tools, and as a name that a Service may refer to. What a client can reach is decided by the
+# address that the server binds: `127.0.0.1` is for this Pod only, `0.0.0.0` is for whoever can
+# reach the Pod's own address. (Two fields do reach out: `hostPort`, which takes a port of the
+# node, and a Service, which is an object of its own.)
 #
 # ## Round trips of 64 bytes
 #
@@ -274,8 +281,8 @@ Markdown(
 # it: the client's Python, the kernel's way there, the server's Python, the way back. Making the
 # connection is not in it.
 #
-# A fourth way is the plain socket used badly: the 64 bytes are sent in two pieces, a head
-# of 8 bytes and a body of 56. Many hand-written protocols do that. The server is the same.
+# A fourth way is the plain socket used badly: the 64 bytes are sent in two pieces, a head of 8
+# bytes and a body of 56. Many hand-written protocols do that. The server is the same.
 
 # %%
 %%container client
@@ -369,42 +376,51 @@ rows = "\n".join(
     for name, times in small.items()
 )
 Markdown(
-    "| way | round trips | median (µs) | 99th percentile (µs) | ratio |\n|---|---|---|---|---|\n" + rows
+    "| way | round trips | median (µs) | 99th percentile (µs) | ratio |\n"
+    "|---|---|---|---|---|\n" + rows
 )
 
 # %%
 middle = {name: microseconds(times, 50) for name, times in small.items()}
 sentences = [
     f"A plain socket takes {middle['plain socket']:.0f} µs there and back, HTTP "
-    f"{middle['HTTP'] / middle['plain socket']:.0f} times as long. The bytes are carried by the same "
-    "kernel; what HTTP adds is Python that writes and reads headers, on both sides.",
+    f"{middle['HTTP'] / middle['plain socket']:.0f} times as long. The bytes are carried by the "
+    "same kernel; what HTTP adds is Python that writes and reads headers, on both sides.",
 ]
 cpus = pod.facts().containers["client"].cpus  # its limit, None without one
 if cpus is not None and cpus < 2:
     why = (
-        f"Where it may, podipc looks for news for up to 50 µs before it sleeps. Here it may not: the "
-        f"container is limited to {cpus:g} CPUs, and looking would use up what the work needs."
+        "Where it may, podipc looks for news for up to 50 µs before it sleeps. Here it may not: "
+        f"the container has a cpu limit of {cpus:g}, and looking would use up what the work "
+        "needs."
     )
 else:
     why = (
-        "podipc looks for news for up to 50 µs before it sleeps, which costs cpu time, and stops doing "
-        "so where it does not pay, as on a machine that is busy with other things."
+        "podipc looks for news for up to 50 µs before it sleeps, which costs cpu time, and "
+        "stops doing so where it does not pay, as on a machine that is busy with other things."
     )
 sentences.append(
     f"podipc's `tcp://` takes {middle['podipc tcp://']:.0f} µs over the same kind of socket, "
-    f"{middle['podipc tcp://'] / middle['plain socket']:.1f} times the plain one. It carries a dtype and a "
-    f"shape, and says when the other side has died. {why}"
+    f"{middle['podipc tcp://'] / middle['plain socket']:.1f} times the plain one. It carries a "
+    f"dtype and a shape, and says when the other side has died. {why}"
+)
+tail = microseconds(small["HTTP"], 99)
+sentences.append(
+    f"A median hides the slow ones: one HTTP request in a hundred took {tail:,.0f} µs or more, "
+    f"{tail / middle['HTTP']:.1f} times the median. Who makes 100 of them for one answer meets "
+    f"such a one in {1 - 0.99**100:.0%} of the answers."
 )
 Markdown("\n\n".join(sentences))
 
 # %% [markdown]
 # ### The 40 milliseconds
 #
-# Two mechanisms of TCP, each sensible by itself, wait for one another. *Nagle's algorithm* holds a small
-# piece back while an earlier one has not been acknowledged, so that the network is not flooded by tiny packets.
-# The *delayed acknowledgement* holds the acknowledgement back, on Linux for some 40 ms, hoping that an answer
-# will carry it. If a request is sent in two pieces, the server waits for the second before it answers, and
-# the second waits for the acknowledgement of the first.
+# Two mechanisms of TCP, each sensible by itself, wait for one another. *Nagle's algorithm* holds
+# a small piece back while an earlier one has not been acknowledged, so that the network is not
+# flooded by tiny packets. The *delayed acknowledgement* holds the acknowledgement back, on Linux
+# for some 40 ms, hoping that an answer will carry it. If a request is sent in two pieces, the
+# server waits for the second before it answers, and the second waits for the acknowledgement of
+# the first.
 #
 # The cure is one of: send the message in one piece, or set `TCP_NODELAY`, which turns Nagle's
 # algorithm off. Here is the same client, once more in two pieces, with and without.
@@ -425,8 +441,10 @@ pieces = measure({"without": in_two_pieces, "with": in_two_pieces_nodelay}, 64, 
 # %%
 with_nodelay, without_nodelay = (microseconds(pieces[way], 50) for way in ("with", "without"))
 Markdown(
-    f"In two pieces: {without_nodelay / 1000:.1f} ms without `TCP_NODELAY`, {with_nodelay:.0f} µs with it"
-    + (f", {without_nodelay / with_nodelay:,.0f} times less." if without_nodelay > 5 * with_nodelay else
+    f"In two pieces: {without_nodelay / 1000:.1f} ms without `TCP_NODELAY`, {with_nodelay:.0f} "
+    "µs with it"
+    + (f", {without_nodelay / with_nodelay:,.0f} times less."
+       if without_nodelay > 5 * with_nodelay else
        ". The acknowledgement was not delayed on this machine.")
 )
 
@@ -467,11 +485,10 @@ chart.lines(
 rate = 2 * sizes[-1] / by_size["plain socket"][-1, 0]  # bytes per nanosecond are GB/s
 Markdown(
     f"At {size(sizes[0])}, HTTP takes {ratio[0]:.1f} times as long as the plain socket; at "
-    f"{size(sizes[-1])}, {ratio[-1]:.1f} times. The cost of HTTP is one for each request, "
-    "and the larger the message, the less it counts. "
-    f"At {size(sizes[-1])} the plain socket moves {rate:.1f} GB/s, there and back together: the time "
-    "is that of copying into the kernel and out of it, on each side. Shared memory does without "
-    "(notebook 06)."
+    f"{size(sizes[-1])}, {ratio[-1]:.1f} times. The cost of HTTP is one for each request, and "
+    f"the larger the message, the less it counts. At {size(sizes[-1])} the plain socket moves "
+    f"{rate:.1f} GB/s, there and back together: the time is that of copying into the kernel and "
+    "out of it, on each side. Shared memory does without (notebook 06)."
 )
 
 # %% [markdown]
@@ -483,17 +500,18 @@ display(Markdown(f"""
 - The containers are in {known}: {network['client']['addresses']} for both, and one table of ports.
 - A second bind to a port of the other container: `{bound['127.0.0.1:8080']}`.
 - No `ports:` was needed; adding it opened {len(in_second)} sockets.
-- Median round trip of 64 bytes: {middle['podipc tcp://']:.0f} µs with podipc, {middle['plain socket']:.0f} µs
-  with a plain socket, {middle['HTTP']:.0f} µs with HTTP.
+- Median round trip of 64 bytes: {middle['podipc tcp://']:.0f} µs with podipc,
+  {middle['plain socket']:.0f} µs with a plain socket, {middle['HTTP']:.0f} µs with HTTP.
 - The same bytes in two pieces, without `TCP_NODELAY`: {without_nodelay / 1000:.1f} ms.
 """))
 
 # %% [markdown]
 # ## Exercises
 #
-# **1. One port, two servers.** With the socket option `SO_REUSEPORT`, set by both before they bind, two
-# sockets of one user may listen on the same port. Let both containers listen on port 8090 in that way, make 200
-# connections from the client, and count which container accepted how many.
+# **1. One port, two servers.** With the socket option `SO_REUSEPORT`, set by both before they
+# bind, two sockets of one user may listen on the same port. Let both containers listen on port
+# 8090 in that way, make 200 connections from the client, and count which container accepted how
+# many.
 #
 # The solution is in the folded cell.
 
@@ -526,14 +544,15 @@ print("accepted", accepted)
 
 # %% tags=["solution"]
 Markdown(
-    f"The server accepted {accepted['server']}, the client {accepted['client']}, of 200. The kernel "
-    "chooses by a hash of the connection's addresses and ports: it spreads load without a "
-    "load balancer, and a client cannot say whom it gets."
+    f"The server accepted {accepted['server']}, the client {accepted['client']}, of 200. The "
+    "kernel chooses by a hash of the connection's addresses and ports: it spreads load without "
+    "a load balancer, and a client cannot say whom it gets."
 )
 
 # %% [markdown]
-# **2. A connection for each request.** How much of the time of an HTTP request is the connection? Measure HTTP
-# with a connection of its own for every request, side by side with one that stays open.
+# **2. A connection for each request.** How much of the time of an HTTP request is the connection?
+# Measure HTTP with a connection of its own for every request, side by side with one that stays
+# open.
 
 # %% tags=["solution"]
 %%container client -i seconds,repetitions -o connections
@@ -552,17 +571,20 @@ connections = measure({"kept": http_post, "anew": http_anew}, 64, seconds, repet
 # %% tags=["solution"]
 kept, anew = (microseconds(connections[way], 50) for way in ("kept", "anew"))
 Markdown(
-    f"Median: {kept:.0f} µs over a connection that stays open, {anew:.0f} µs with one for each request, "
-    f"{anew / kept:.1f} times as long. Besides the connection, the server starts a thread for each."
+    f"Median: {kept:.0f} µs over a connection that stays open, {anew:.0f} µs with one for each "
+    f"request, {anew / kept:.1f} times as long. Besides the connection, the server starts a "
+    "thread for each."
 )
 
 # %% [markdown]
 # ## Links
 #
-# - The manifest: [k8s/pods/localhost.yaml](../k8s/pods/localhost.yaml); its containers check all this by themselves
+# - The manifest: [k8s/pods/localhost.yaml](../k8s/pods/localhost.yaml); its containers check all
+#   this by themselves
 # - `tcp://` and the other addresses: [README](../README.md#addresses)
 # - Manual pages: `network_namespaces(7)`, `tcp(7)`, `socket(7)`, `proc(5)`
-# - Kubernetes: [Pod networking](https://kubernetes.io/docs/concepts/workloads/pods/#pod-networking),
+# - Kubernetes: [Pod
+#   networking](https://kubernetes.io/docs/concepts/workloads/pods/#pod-networking),
 #   [Service](https://kubernetes.io/docs/concepts/services-networking/service/)
 
 # %%

@@ -1,29 +1,34 @@
 # %% [markdown]
 # # 04 Pipes and Unix sockets
 #
-# A *named pipe* (FIFO) and a *Unix socket* look like files on a volume that two containers mount. The name
-# is on the volume; the bytes are not: they go from one program to the other through a buffer of the
-# kernel. That buffer is small, and it knows nothing of messages. Both facts surprise people.
-# This notebook measures them, and what each way of sending a tensor makes of them.
+# A *named pipe* (FIFO) and a *Unix socket* look like files on a volume that two containers mount.
+# The name is on the volume; the bytes are not: they go from one program to the other through a
+# buffer of the kernel. That buffer is small, and it knows nothing of messages. Both facts
+# surprise people. This notebook measures them, and what each way of sending a tensor makes of
+# them.
 #
 # You will be able to
 #
-# - say what happens to a writer that is faster than its reader (*back-pressure*), and how far ahead it gets,
+# - say what happens to a writer that is faster than its reader (*back-pressure*), and how far
+#   ahead it gets,
 # - explain why a stream of bytes needs *framing*, and write a framing that works,
 # - say when several writers may share one pipe,
 # - choose between a FIFO, a Unix socket and TCP by their measured throughput.
 #
 # **Predict first**
 #
-# 1. A program writes into a FIFO whose reader is asleep. How many KiB can it write before it has to wait?
-# 2. It writes 10, then 20, then 30 bytes. How many bytes does the reader's first `read(4096)` return?
-# 3. Two containers write messages of 10,000 bytes into one FIFO at the same time. Do they arrive whole?
+# 1. A program writes into a FIFO whose reader is asleep. How many KiB can it write before it has
+#    to wait?
+# 2. It writes 10, then 20, then 30 bytes. How many bytes does the reader's first `read(4096)`
+#    return?
+# 3. Two containers write messages of 10,000 bytes into one FIFO at the same time. Do they arrive
+#    whole?
 
 # %% [markdown]
 # ## Two containers and a volume
 #
-# The manifest mounts an `emptyDir` at `/pipes` in the containers `writer` and `reader`. Their own programs are
-# not started: the cells below are what runs in them.
+# The manifest mounts an `emptyDir` at `/pipes` in the containers `writer` and `reader`. Their own
+# programs are not started: the cells below are what runs in them.
 
 # %%
 import os
@@ -45,7 +50,8 @@ RUNTIME = os.environ.get("PODIPC_RUNTIME", "local")
 %pod up ../k8s/pods/fifo.yaml --runtime {RUNTIME}
 
 # %% [markdown]
-# The writer makes a FIFO, and the reader looks at it. The first letter of its mode is `p`, and its size is 0.
+# The writer makes a FIFO, and the reader looks at it. The first letter of its mode is `p`, and
+# its size is 0.
 
 # %%
 %%container writer
@@ -66,9 +72,10 @@ Markdown(f"`/pipes/slow` in the other container: `{looks}`")
 # %% [markdown]
 # ## Back-pressure
 #
-# The writer writes 4 KiB at a time, as fast as it can. The reader opens the FIFO, is busy with something else for half a
-# second, and then takes 16 KiB every 40 ms. Each notes when a call came back, and how many bytes it
-# has moved until then. `time.monotonic()` is one clock for both containers.
+# The writer writes 4 KiB at a time, as fast as it can. The reader opens the FIFO, is busy with
+# something else for half a second, and then takes 16 KiB every 40 ms. Each notes when a call came
+# back, and how many bytes it has moved until then. `time.monotonic()` is one clock for both
+# containers.
 
 # %%
 chunks = 64 if QUICK else 128  # of 4 KiB
@@ -103,7 +110,8 @@ os.close(both_ends)
 def moved_until(log, moments):
     """KiB that had been moved at each of the moments."""
     times, amounts = np.array(log).T
-    return np.concatenate([[0], np.cumsum(amounts)])[np.searchsorted(times, moments, "right")] / 1024
+    total = np.concatenate([[0], np.cumsum(amounts)]) / 1024
+    return total[np.searchsorted(times, moments, "right")]
 
 
 start = moved["writer"][0][0]
@@ -119,7 +127,7 @@ chart.lines(
     x="time since the first write (s)",
     y="bytes (KiB)",
     title=f"The writer gets {in_pipe.max():.0f} KiB ahead, and then waits",
-    caption="One run: writes of 4 KiB as fast as possible, reads of 16 KiB every 40 ms after 0.5 s.",
+    caption="One run: writes of 4 KiB, as fast as possible; reads of 16 KiB every 40 ms after 0.5 s.",
     about=pod,
     markers=False,
 )
@@ -127,18 +135,19 @@ chart.lines(
 # %%
 at_first_read = written[seconds < stalled].max()
 Markdown(
-    f"While the reader slept ({stalled:.2f} s), the writer wrote {at_first_read:.0f} KiB. The kernel says that the pipe "
-    f"holds {capacity / 1024:.0f} KiB, and there were never more than {in_pipe.max():.0f} KiB in it. From then on every "
-    "write waits for a read: **the writer goes at the reader's speed**, without a line of code for it. "
-    "That is back-pressure. It keeps memory bounded. It also means that a reader that hangs makes its writer hang."
+    f"While the reader slept ({stalled:.2f} s), the writer wrote {at_first_read:.0f} KiB. The "
+    f"kernel says that the pipe holds {capacity / 1024:.0f} KiB, and there were never more than "
+    f"{in_pipe.max():.0f} KiB in it. From then on every write waits for a read: **the writer "
+    "goes at the reader's speed**, without a line of code for it. That is back-pressure. It "
+    "keeps memory bounded. It also means that a reader that hangs makes its writer hang."
 )
 
 # %% [markdown]
 # ### With a timeout
 #
-# A plain `write` into a full pipe waits for ever. podipc's `send` takes a timeout. How many tensors of 4 KiB does it accept,
-# by method, while a receiver is there that takes none? Then the receiver takes them all: is
-# anything lost?
+# A plain `write` into a full pipe waits for ever. podipc's `send` takes a timeout. How many
+# tensors of 4 KiB does it accept, by method, while a receiver is there that takes none? Then the
+# receiver takes them all: is anything lost?
 
 # %%
 %%containers writer reader
@@ -185,22 +194,23 @@ for endpoint in (senders if CONTAINER == "writer" else receivers).values():
 
 # %%
 rows = "\n".join(
-    f"| `{method}` | {n:,} | {size(4096 * n)} | {arrived[method]:,} |" for method, n in accepted.items()
+    f"| `{method}` | {n:,} | {size(4096 * n)} | {arrived[method]:,} |"
+    for method, n in accepted.items()
 )
 lost = {method: n - arrived[method] for method, n in accepted.items() if n != arrived[method]}
 Markdown(
     "| method | accepted | that is | arrived, in order |\n|---|---|---|---|\n" + rows +
     f"\n\nThen `send` raised `Timeout`: *{said}*\n\n"
     + ("Nothing was lost and nothing came twice." if not lost else f"**Lost: {lost}.**")
-    + " The amounts are the buffers of the kernel: podipc asks for a larger pipe and a larger socket buffer "
-    "than the default, and leaves those of TCP to the kernel."
+    + " The amounts are the buffers of the kernel: podipc asks for a larger pipe and a larger "
+    "socket buffer than the default, and leaves those of TCP to the kernel."
 )
 
 # %% [markdown]
 # ## A stream has no messages
 #
-# The writer makes three writes: 10, 20 and 30 bytes. The reader comes a little later. Then the writer makes one write
-# of 1 MiB, and the reader reads until it has all of it.
+# The writer makes three writes: 10, 20 and 30 bytes. The reader comes a little later. Then the
+# writer makes one write of 1 MiB, and the reader reads until it has all of it.
 
 # %%
 %%containers writer reader -o reads
@@ -223,14 +233,15 @@ three, one = reads["reader"]["three"], reads["reader"]["one"]
 Markdown(
     f"The first read returned **{three[0]} bytes**"
     + (", all three writes in one" if three[0] == 60 else "")
-    + f". The write of 1 MiB came in **{len(one)} reads**, of {min(one):,} to {max(one):,} bytes. "
-    "Neither the number of writes nor their sizes can be seen at the other end. A program that takes one read for one "
-    "message works as long as messages are small and rare, and fails under load."
+    + f". The write of 1 MiB came in **{len(one)} reads**, of {min(one):,} to {max(one):,} "
+    "bytes. Neither the number of writes nor their sizes can be seen at the other end. A "
+    "program that takes one read for one message works as long as messages are small and "
+    "rare, and fails under load."
 )
 
 # %% [markdown]
-# *Framing* puts the messages back: before each, its length, in a fixed number of bytes. The reader
-# reads the length, then exactly that many bytes, in as many pieces as they come. An end in
+# *Framing* puts the messages back: before each, its length, in a fixed number of bytes. The
+# reader reads the length, then exactly that many bytes, in as many pieces as they come. An end in
 # the middle of a message is an error, not a short message.
 
 # %%
@@ -274,14 +285,16 @@ Markdown(
 )
 
 # %% [markdown]
-# That is still bytes. A tensor also has a dtype and a shape, and a peer may send nonsense, die halfway, or time out in
-# the middle of a message. podipc's framing has all of that in it: a head that is checked before anything is allocated, and
-# a trailer that says whether the message is complete.
+# That is still bytes. A tensor also has a dtype and a shape, and a peer may send nonsense, die
+# halfway, or time out in the middle of a message. podipc's framing has all of that in it: a head
+# that is checked before anything is allocated, and a trailer that says whether the message is
+# complete.
 
 # %%
 %%containers writer reader -o seen
 if CONTAINER == "writer":
-    tensors = [np.eye(3, dtype="float32"), np.array("2024-02-29", "datetime64[D]"), np.zeros((0, 7))]
+    day = np.array("2024-02-29", "datetime64[D]")
+    tensors = [np.eye(3, dtype="float32"), day, np.zeros((0, 7))]
     with podipc.sender("fifo:///pipes/tensors.fifo") as tx:
         for x in tensors:
             tx.send(x, timeout=30)
@@ -297,8 +310,9 @@ Markdown(f"Sent: {', '.join(seen['writer'])}.\n\nReceived: {', '.join(seen['read
 # ## Two writers, one pipe
 #
 # Now both containers write into one FIFO, messages full of its own letter, and a thread in the
-# container `reader` collects them. POSIX promises that a write of at most `PIPE_BUF` bytes is *atomic*: nobody else's
-# bytes get in between. The thread starts late, so that the pipe is full and both writers wait.
+# container `reader` collects them. POSIX promises that a write of at most `PIPE_BUF` bytes is
+# *atomic*: nobody else's bytes get in between. The thread starts late, so that the pipe is full
+# and both writers wait.
 
 # %%
 lengths_tried = [1000, 4096, 10_000] if QUICK else [100, 1000, 4096, 4100, 5000, 10_000, 100_000]
@@ -343,8 +357,8 @@ small = sum(mixed for n, _, mixed in torn["reader"] if n <= select.PIPE_BUF)
 large = sum(mixed for n, _, mixed in torn["reader"] if n > select.PIPE_BUF)
 Markdown(
     "| message | messages | with bytes of another |\n|---|---|---|\n" + rows +
-    f"\n\n`PIPE_BUF` is {select.PIPE_BUF:,} bytes here. Up to it, {small:,} messages were mixed; above it, "
-    f"{large:,}. "
+    f"\n\n`PIPE_BUF` is {select.PIPE_BUF:,} bytes here. Up to it, {small:,} messages were mixed; "
+    f"above it, {large:,}. "
     + ("A length in front of a message does not help: it is mixed in as well. " if large else
        "That was luck: nothing promises it. ")
     + "So podipc lets the senders of a FIFO take turns, one at a time. Each connection of a Unix "
@@ -354,9 +368,10 @@ Markdown(
 # %% [markdown]
 # ## Throughput against size
 #
-# The writer sends for a while as fast as it can, then says that it is done; the reader answers with the bytes it got. The time
-# ends with that answer, so what is still in a buffer is in the time. The first turn of each is not counted. *plain FIFO* is
-# `os.writev` and `readinto` with the framing from above; the others are podipc.
+# The writer sends for a while as fast as it can, then says that it is done; the reader answers
+# with the bytes it got. The time ends with that answer, so what is still in a buffer is in the
+# time. The first turn of each is not counted. *plain FIFO* is `os.writev` and `readinto` with the
+# framing from above; the others are podipc.
 
 # %%
 %%containers writer reader
@@ -434,8 +449,8 @@ top = {method: size(sizes[int(np.argmax(values[1]))]) for method, values in curv
 Markdown(
     "With small messages the price is one for each message, whatever is in it: "
     + ", ".join(f"{t:.1f} µs with {method}" for method, t in per_message.items())
-    + ". With large ones it is one for each byte: every byte is copied into the kernel by the writer and out of it by the "
-    "reader. The most that was reached: "
+    + ". With large ones it is one for each byte: every byte is copied into the kernel by the "
+    "writer and out of it by the reader. The most that was reached: "
     + "; ".join(f"{method} {rate(r)} at {top[method]}" for method, r in peak.items())
     + f". From {size(sizes[0])} to {size(sizes[-1])} throughput grew "
     + ", ".join(f"{g:,.0f} times ({method})" for method, g in growth.items()) + "."
@@ -446,22 +461,23 @@ Markdown(
 
 # %%
 Markdown(f"""
-- A writer gets as far ahead as the buffer of the kernel is large, here {in_pipe.max():.0f} KiB, and then goes at the
-  reader's speed.
-- podipc accepted {', '.join(f"{size(4096 * n)} ({method})" for method, n in accepted.items())} before `send`
+- A writer gets as far ahead as the buffer of the kernel is large, here {in_pipe.max():.0f} KiB,
+  and then goes at the reader's speed.
+- podipc accepted {', '.join(f"{size(4096 * n)} ({m})" for m, n in accepted.items())} before `send`
   raised `Timeout`; {'nothing of it was lost' if not lost else f'lost: {lost}'}.
-- Three writes came as {three[0]} bytes in one read, and one write of 1 MiB in {len(one)} reads: a stream needs framing.
-- Two writers in one FIFO: {small:,} mixed messages up to {select.PIPE_BUF:,} bytes, {large:,} above.
-- Fastest at {size(sizes[0])}: {best[sizes[0]]}, {rate(first[best[sizes[0]]])}; at {size(sizes[-1])}:
-  {best[sizes[-1]]}, {rate(last[best[sizes[-1]]])}.
+- Three writes came as {three[0]} bytes in one read, and one write of 1 MiB in {len(one)} reads: a
+  stream needs framing.
+- Two writers in one FIFO: {small:,} mixed messages up to {select.PIPE_BUF:,} bytes, {large:,} above it.
+- Fastest at {size(sizes[0])}: {best[sizes[0]]}, {rate(first[best[sizes[0]]])}; at
+  {size(sizes[-1])}: {best[sizes[-1]]}, {rate(last[best[sizes[-1]]])}.
 """)
 
 # %% [markdown]
 # ## Exercises
 #
-# **1. A larger pipe.** Linux lets a program choose the capacity of a pipe: `fcntl(fd, F_SETPIPE_SZ, bytes)`, up
-# to the number in `/proc/sys/fs/pipe-max-size` without privileges. Measure the plain FIFO with messages of 1 MiB,
-# with 4 KiB, 64 KiB and 1 MiB of capacity.
+# **1. A larger pipe.** Linux lets a program choose the capacity of a pipe: `fcntl(fd,
+# F_SETPIPE_SZ, bytes)`, up to the number in `/proc/sys/fs/pipe-max-size` without privileges.
+# Measure the plain FIFO with messages of 1 MiB, with 4 KiB, 64 KiB and 1 MiB of capacity.
 
 # %% tags=["solution"]
 %%containers writer reader -i seconds,repetitions -o by_capacity
@@ -494,9 +510,9 @@ chart.bars(
 )
 
 # %% [markdown]
-# **2. A socket that keeps messages.** A Unix socket of type `SOCK_SEQPACKET` is ordered and reliable like a stream,
-# and knows messages. Send 10, 20 and 30 bytes with it, and see what the receiver gets. What happens to a
-# message of 1 MiB?
+# **2. A socket that keeps messages.** A Unix socket of type `SOCK_SEQPACKET` is ordered and
+# reliable like a stream, and knows messages. Send 10, 20 and 30 bytes with it, and see what the
+# receiver gets. What happens to a message of 1 MiB?
 
 # %% tags=["solution"]
 %%containers writer reader -o packets
@@ -523,16 +539,18 @@ else:
 
 # %% tags=["solution"]
 Markdown(
-    f"The reader got messages of {', '.join(map(str, packets['reader']))} bytes: the kernel kept them apart. "
-    f"The writer says: {'; '.join(packets['writer'])}. A message has to fit into the buffer of the socket as a "
-    "whole, which is why tensors do not travel in this way."
+    f"The reader got messages of {', '.join(map(str, packets['reader']))} bytes: the kernel kept "
+    f"them apart. The writer says: {'; '.join(packets['writer'])}. A message has to fit into the "
+    "buffer of the socket as a whole, which is why tensors do not travel in this way."
 )
 
 # %% [markdown]
 # ## Links
 #
-# - The manifest: [k8s/pods/fifo.yaml](../k8s/pods/fifo.yaml); its containers check a FIFO by themselves
-# - `fifo://`, `unix://` and the other addresses: [README](../README.md#addresses); the frames: [csrc/README.md](../csrc/README.md)
+# - The manifest: [k8s/pods/fifo.yaml](../k8s/pods/fifo.yaml); its containers check a FIFO by
+#   themselves
+# - `fifo://`, `unix://` and the other addresses: [README](../README.md#addresses); the frames:
+#   [csrc/README.md](../csrc/README.md)
 # - Manual pages: `fifo(7)`, `pipe(7)` (`PIPE_BUF`, capacity), `unix(7)`, `fcntl(2)`
 # - Kubernetes: [emptyDir](https://kubernetes.io/docs/concepts/storage/volumes/#emptydir)
 
