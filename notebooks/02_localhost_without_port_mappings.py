@@ -286,8 +286,7 @@ Markdown(
 
 # %%
 %%container client
-import http.client, struct, time
-import numpy as np
+import struct
 
 def connected(n):
     connection = socket.create_connection(("127.0.0.1", 8080), 30)
@@ -310,6 +309,10 @@ def in_two_pieces(n):
         return exactly(connection, n)
     return trip
 
+# %%
+%%container client
+import http.client
+
 def http_post(n):
     connection, data = http.client.HTTPConnection("127.0.0.1", 8081), bytes(n)
     def trip():
@@ -319,6 +322,8 @@ def http_post(n):
 
 # %%
 %%container client
+import numpy as np
+
 rx = podipc.receiver("tcp://127.0.0.1:8083")
 tx = podipc.sender("tcp://127.0.0.1:8082")
 
@@ -328,6 +333,10 @@ def podipc_tcp(n):
         tx.send(tensor, timeout=30)
         return rx.recv(timeout=30)
     return trip
+
+# %%
+%%container client
+import time
 
 def measure(ways, n, seconds, repetitions):
     """Nanoseconds of each round trip; the ways take turns, so that a noisy moment hits all."""

@@ -230,13 +230,13 @@ else:
 
 # %%
 three, one = reads["reader"]["three"], reads["reader"]["one"]
+between = f"{min(one):,} to {max(one):,}" if min(one) < max(one) else f"{one[0]:,}"
 Markdown(
     f"The first read returned **{three[0]} bytes**"
     + (", all three writes in one" if three[0] == 60 else "")
-    + f". The write of 1 MiB came in **{len(one)} reads**, of {min(one):,} to {max(one):,} "
-    "bytes. Neither the number of writes nor their sizes can be seen at the other end. A "
-    "program that takes one read for one message works as long as messages are small and "
-    "rare, and fails under load."
+    + f". The write of 1 MiB came in **{len(one)} reads**, of {between} bytes. Neither the "
+    "number of writes nor their sizes can be seen at the other end. A program that takes one "
+    "read for one message works as long as messages are small and rare, and fails under load."
 )
 
 # %% [markdown]

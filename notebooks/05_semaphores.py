@@ -17,7 +17,7 @@
 #
 # **Predict first**
 #
-# 1. Two containers each add 1 to a number in shared memory, 300,000 times. What is the number
+# 1. Two containers each add 1 to a number in shared memory, some hundred thousand times. What is the number
 #    afterwards?
 # 2. A container waits for a signal. How long after the signal does it go on, if it spins, sleeps
 #    in the kernel, or looks every millisecond?
@@ -81,7 +81,7 @@ import numpy as np
 board = np.frombuffer(memory, np.int64)  # the same numbers in both containers
 
 def meet():
-    """Both go on when both are here."""
+    """Each releases once and takes once, so neither goes on alone."""
     here, there = left_is_here, right_is_here
     if CONTAINER == "right":
         here, there = there, here
@@ -275,7 +275,7 @@ spin, poll, semaphore = (found[name] for name in ("spinning", "polling, 1 ms", "
 Markdown(
     "| way to wait | median | p99 | cpu per second |\n|---|---|---|---|\n" + rows +
     f"\n\n**Spinning** wakes up within {duration(spin[0])} and uses {spin[2] / 10:.0f}% of a "
-    f"cpu, all the time, for nothing. **Polling** saves the cpu ({poll[2] / 10:.1f}%) and is "
+    f"cpu to do nothing but look. **Polling** saves the cpu ({poll[2] / 10:.1f}%) and is "
     f"late by {duration(poll[0])}, about half the interval and up to all of it. **A semaphore** "
     f"is woken by the kernel: {duration(semaphore[0])}, "
     + (f"{poll[0] / semaphore[0]:.0f} times sooner than polling, "
