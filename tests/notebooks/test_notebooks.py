@@ -99,7 +99,7 @@ def test_it_has_what_every_notebook_has(source: Path) -> None:
         assert part in text, part
     assert code[-1].source.strip() == "%pod down"
     solutions = [cell for cell in code if "solution" in cell.metadata.get("tags", ())]
-    assert len(solutions) == 2
+    assert len(solutions) >= 2, "of two exercises; one may take cells of several containers"
     assert all(cell.metadata["jupyter"]["source_hidden"] for cell in solutions), "folded"
     for cell in code:
         assert len(cell.source.splitlines()) <= 45, cell.source[:200]
