@@ -61,7 +61,7 @@ def looks(labels: Iterable[str]) -> dict[str, style.Look]:
         look = spare[number % len(spare)]
         hollow = (number // len(spare)) % 2 == 1
         found[name] = style.Look(look.colour, look.marker, look.dash, hollow)
-    return found
+    return {name: found[name] for name in names}
 
 
 def percentiles(
@@ -110,17 +110,8 @@ def lines(
         Something that happened: upright lines, by x, with a text.
     markers
         Whether each point has one; else some points have.
-    theme
-        ``light``, ``dark``, or ``auto``: transparent, and legible on white and on black.
-    size
-        Width and height in inches; a height of None is made to fit.
-    ax
-        Draw into this; the rest of its figure is left alone.
 
-    Returns
-    -------
-    matplotlib.figure.Figure
-        The figure, which pyplot does not know and nobody has to close.
+    The other parameters and what is returned are those of `podipc.lab.plots.latency`.
 
     Raises
     ------
@@ -295,7 +286,7 @@ def bars(
     if wrong := [label for label, found in drawn.items() if not np.isfinite(found).all()]:
         raise ValueError(f"{wrong[0]!r} has values that are not numbers: {drawn[wrong[0]]}")
     sheet = Sheet(ax, size, theme, 2 * len(drawn))
-    for row, (label, look) in enumerate(sorted(looks(drawn).items(), key=_by(list(drawn)))):
+    for row, (label, look) in enumerate(looks(drawn).items()):
         found = drawn[label]
         middle = statistics.median(found.tolist())
         if x_axis == "linear":
@@ -428,10 +419,6 @@ def _something(drawn: Collection[Any]) -> None:
         raise ValueError("there is nothing to draw")
 
 
-def _by(order: list[str]) -> Callable[[tuple[str, Any]], int]:
-    return lambda item: order.index(item[0])
-
-
 def _scale(sheet: Sheet, axis: str, kind: str, values: np.ndarray[Any, Any]) -> None:
     scales = {"time": Sheet.time_axis, "rate": Sheet.rate_axis, "count": Sheet.count_axis}
     if kind in scales:
@@ -440,9 +427,8 @@ def _scale(sheet: Sheet, axis: str, kind: str, values: np.ndarray[Any, Any]) -> 
         sheet.size_axis(int(value) for value in values)
     elif kind != "linear":
         raise ValueError(f"{axis}_axis={kind!r}: it is linear, {', '.join(scales)}, or bytes for x")
-    elif axis == "y":
-        low, _ = sheet.ax.get_ylim()
-        sheet.ax.set_ylim(bottom=0.0 if low > 0 or sheet.ax.dataLim.y0 >= 0 else low)
+    elif axis == "y" and sheet.ax.dataLim.y0 >= 0:
+        sheet.ax.set_ylim(bottom=0.0)
 
 
 def _mark(sheet: Sheet, marks: Mapping[float, str]) -> None:
