@@ -44,7 +44,7 @@ def executed(sources: Sequence[Path], tmp_path: Path, runtime: str) -> list[Any]
     finally:
         for process in running:
             if process.poll() is None:
-                process.terminate()  # its kernel ends with it
+                process.kill()  # its kernel sees that, and takes its Pod along
                 process.communicate()
     assert [process.returncode for process in running] == [0] * len(running), "\n".join(errors)
     return [nbformat.read(tmp_path / f"{source.stem}.ipynb", as_version=4) for source in sources]
