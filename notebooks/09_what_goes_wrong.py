@@ -69,7 +69,7 @@ with podipc.receiver("frames") as rx:
         print(x.shape)
 """
 
-
+# %%
 def container(name, user, program):
     return {
         "name": name,
@@ -81,7 +81,7 @@ def container(name, user, program):
         "resources": {"limits": {"memory": "256Mi"}},
     }
 
-
+# %%
 manifest = {
     "apiVersion": "v1",
     "kind": "Pod",
@@ -121,9 +121,9 @@ uids
 #
 # `/dev/shm` is a *tmpfs*: a file system in memory. A file in it can be mapped into the
 # address space of a process, and whoever maps the same file shares that memory. Making a
-# file large costs nothing: pages are given when they are first touched. When there is no page
-# left, a system call like `write` could return an error, but the store into an array is no
-# call. All that the kernel can do is to send a signal: SIGBUS.
+# file large costs nothing: the kernel gives memory in *pages* of 4 KiB, each when it is first
+# touched. When there is no page left, a system call like `write` returns an error, but the
+# store into an array is no call. All that the kernel can do is to send a signal: SIGBUS.
 #
 # The cell starts a child process in the container, which may die.
 
@@ -135,7 +135,7 @@ import subprocess
 import sys
 
 PROGRAM = """
-from multiprocessing import resource_tracker, shared_memory
+from multiprocessing import shared_memory
 shared = shared_memory.SharedMemory(create=True, size=96 << 20)
 print("made 96 MiB", flush=True)
 for mib in range(96):
@@ -312,7 +312,7 @@ pages for the first time is slow. It is given back when both have closed:
 (tx if CONTAINER == "producer" else rx).close()
 
 # %%
-print({name: f"{used / MIB:.0f} MiB" for name, used in memory().items()})
+print({name: f"{nbytes / MIB:.0f} MiB" for name, nbytes in memory().items()})
 
 # %% [markdown]
 # ## Past the memory limit
