@@ -205,7 +205,7 @@ rx.close()
 display(
     Markdown(
         f"While the tensor was on its way, {shm_free[0] / MIB:.1f} of "
-        f"{shm_free[1] / MIB:.0f} MiB of `/dev/shm` were free."
+        f"{shm_free[1] / MIB:.1f} MiB of `/dev/shm` were free."
     )
 )
 
@@ -581,8 +581,8 @@ left = sum(f["level"] != "ok" for f in after)
 display(
     Markdown(
         f"""
-- A program filled a `/dev/shm` of 64 MiB up to {child["filled"]} MiB and was ended by
-  {child["signal"]}; podipc said `{refused.split(":")[0]}` before it touched anything.
+- A program filled a `/dev/shm` of {shm_free[1] / MIB:.0f} MiB up to {child["filled"]} MiB and
+  was ended by {child["signal"]}; podipc said `{refused.split(":")[0]}` before it touched anything.
 - For {COUNT * 8} MiB in shared memory the producer paid {plain["producer"]} MiB and the
   consumer {plain["consumer"]} MiB; for copies the consumer paid {copied["consumer"]} MiB.
 - Past the memory limit: {greedy[1] if greedy else "not tried"} for a program that just takes,

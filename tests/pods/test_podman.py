@@ -217,7 +217,12 @@ def test_volumes(make: Maker) -> None:
     assert "Read-only" in say(pod, "b", "sh", "-c", "echo 3 > /d/y", code=2)
 
 
-def test_limits_and_a_container_that_runs_out_of_memory(make: Maker) -> None:
+def test_limits_and_a_container_that_runs_out_of_memory(
+    make: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
     limits = {"limits": {"memory": "64Mi", "cpu": "500m"}}
     greedy = ["python3", "-c", "print('begins', flush=True); x = bytearray(200 << 20)"]
     pod = make.up(
@@ -236,6 +241,7 @@ def test_limits_and_a_container_that_runs_out_of_memory(make: Maker) -> None:
     pod["a"].send_signal(signal.SIGTERM)
     assert pod.wait(PATIENCE) == "Failed"
     assert "container 'greedy' ended with OOMKilled, signal 9" in pod.message
+    assert not list(here.iterdir()), "conmon notes it in its working directory, which is not ours"
 
 
 LIMITS = """

@@ -98,6 +98,9 @@ class Sandbox(supervisor.Sandbox):
             try:
                 code = subprocess.run(
                     [client.program(), "init", identity],
+                    # The monitor of the container stays there, and leaves a file if the
+                    # kernel kills for want of memory. It goes with the container.
+                    cwd=os.path.dirname(pid_file),
                     stdin=subprocess.DEVNULL,
                     stdout=write,
                     stderr=write,
