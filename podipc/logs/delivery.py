@@ -22,6 +22,7 @@ REFUSED: Final = {400, 413, 415}
 FIRST_PAUSE: Final = 0.02
 LAST_PAUSE: Final = 1.0
 CONNECT_SECONDS: Final = 1.0
+_NO_ANSWER: Final = "the agent has not answered yet"
 
 
 class Delivery:
@@ -68,8 +69,8 @@ class Delivery:
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._failures = 0
         self._retry_at = 0.0
-        self.trouble = ""
-        """Why the last attempt failed."""
+        self.trouble = _NO_ANSWER
+        """Why lines wait: what the last attempt met, if it failed."""
 
     def in_child(self) -> None:
         """After a fork: what the parent has not delivered yet is for the parent to deliver."""
@@ -187,6 +188,7 @@ class Delivery:
             self._retry_at = max(self._retry_at, time.monotonic() + _retry_after(answer))
             return False
         self._failures = 0
+        self.trouble = _NO_ANSWER
         return True
 
     def _failed(self, why: str) -> None:
