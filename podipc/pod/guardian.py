@@ -103,14 +103,17 @@ class Guardian:
         with self._lock:
             if self._socket.fileno() < 0:
                 return []
+            failed: list[str] = []
             try:
                 self._tell({"end": True})
-                failed: list[str] = self._hear()["failed"]
+                failed = self._hear()["failed"]
             except OSError as error:
                 failed = [f"the guardian: {error}"]
-            self._stream.close()
-            self._socket.close()
-            self._process.wait()
+            finally:
+                # After a Ctrl-C as well: it does what it was told to, and that is waited for.
+                self._stream.close()
+                self._socket.close()
+                self._process.wait()
             return failed
 
     def _send(self, message: dict[str, Any]) -> None:

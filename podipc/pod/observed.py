@@ -59,8 +59,12 @@ class Container(runtime.Container):
             return self.returncode
 
     def _may_restart(self) -> None:
-        """Raise `Closed` unless the Pod runs."""
+        """Raise `Closed` unless it is one that can be started again."""
         pod = self._pod
+        if self.is_init and not self.spec.sidecar:
+            raise Closed(
+                f"container {self.name!r} is an init container, which runs once, before the others"
+            )
         if pod.phase != "Running":
             raise Closed(f"Pod {pod.name!r} does not run: {pod.phase} {pod.message}".strip())
 

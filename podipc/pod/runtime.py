@@ -134,10 +134,21 @@ class Container(abc.ABC):
         """Send a signal to its main process, if that runs.
 
         As PID 1 it only gets signals that it handles, except SIGKILL and SIGSTOP.
+
+        Raises
+        ------
+        NotHere
+            In a cluster: SIGKILL and SIGSTOP, for which it has no call.
         """
 
     def kill(self) -> None:
-        """Send SIGKILL. Whether it is started again is for `restartPolicy` to say."""
+        """Send SIGKILL. Whether it is started again is for `restartPolicy` to say.
+
+        Raises
+        ------
+        NotHere
+            In a cluster: see `send_signal`.
+        """
         self.send_signal(signal.SIGKILL)
 
     @abc.abstractmethod
@@ -149,7 +160,10 @@ class Container(abc.ABC):
         Timeout
             It does not run again within `timeout` seconds.
         Closed
-            The Pod has ended.
+            The Pod does not run, or it is an init container that is no sidecar: these run once.
+        NotHere
+            In a cluster, which has no call for it, SIGTERM does not end it, or `restartPolicy`
+            does not start it again.
         """
 
     @abc.abstractmethod
@@ -388,4 +402,8 @@ class Pod(abc.ABC):
 
     @abc.abstractmethod
     def close(self) -> None:
-        """End all containers in order, then the Pod; nothing of it is left. Idempotent."""
+        """End all containers in order, then the Pod; nothing of it is left. Idempotent.
+
+        Interrupted by Ctrl-C, it no longer waits for the grace period: what still runs is
+        killed, and then KeyboardInterrupt raised.
+        """

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -27,6 +28,10 @@ class Line:
         self.directory = directory
         self.pods = directory / "podipc-pods"
         self.env = {**os.environ, "PYTHONPATH": str(ROOT), "XDG_RUNTIME_DIR": str(directory)}
+
+    def kept(self) -> list[Path]:
+        """The directories of Pods in the background."""
+        return [path for path in self.pods.iterdir() if path.is_dir()]
 
     def start(self, *words: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
@@ -247,7 +252,7 @@ def test_up_exec_logs_list_down(line: Line) -> None:
         assert host_traces() != before
         assert line.run("down", name)[0] == f"Pod {name} is down\n"
         assert following.communicate(timeout=PATIENCE)[0] == "a | ends\n"
-    assert not (line.pods / name).exists()
+    assert line.kept() == []
     assert host_traces() == before
     eventually(lambda: not alive(pod["pid"]), "the keeper has ended")
 
@@ -289,7 +294,7 @@ def test_a_keeper_that_dies_leaves_nothing(line: Line, number: int) -> None:
     os.kill(pod["pid"], number)
     eventually(lambda: not alive(pod["containers"][0]["pid"]), "the container is gone")
     eventually(lambda: host_traces() == before, "the volume is gone")
-    eventually(lambda: not (line.pods / pod["name"]).exists(), "its directory is gone")
+    eventually(lambda: not line.kept(), "its directory is gone")
     assert line.run("list", "--json")[0] == "[]\n"
     line.run("up", file)
     line.run("down", file)
@@ -297,14 +302,39 @@ def test_a_keeper_that_dies_leaves_nothing(line: Line, number: int) -> None:
 
 def test_what_a_dead_pod_left_is_cleared(line: Line) -> None:
     file = line.write(("a", LOOP))
-    left = line.pods / Path(file).stem
+    left = line.pods / f"{Path(file).stem}@1"
     line.pods.mkdir(mode=0o700)
     left.mkdir()
     (left / "socket").touch()
-    assert line.run("list")[0] == ""
+    (left / "name").write_text(Path(file).stem)
+    assert "runs here; there is none" in line.run("logs", Path(file).stem, code=1)[1]
     assert not left.exists()
     left.mkdir()
     line.run("up", file)
+    line.run("down", file)
+
+
+def test_what_clears_up_late_does_not_meet_the_next_of_that_name(line: Line) -> None:
+    file = line.write(("a", LOOP))
+    line.run("up", file)
+    (first,) = line.kept()
+    line.run("down", file)
+    line.run("up", file)
+    (second,) = line.kept()
+    assert first != second
+    line.run("down", file)
+
+
+def test_what_is_no_request_is_refused(line: Line) -> None:
+    file = line.write(("a", LOOP))
+    line.run("up", file)
+    (directory,) = line.kept()
+    for request in (b"[1]", b"{}", b"{", b'"x"', b'{"do": "exec", "container": "a"}', b"1" * 100):
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(PATIENCE)
+            connection.connect(str(directory / "socket"))
+            connection.sendall(request + b"\n")
+            assert "error" in json.loads(connection.makefile().readline()), request
     line.run("down", file)
 
 

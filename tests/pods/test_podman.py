@@ -439,10 +439,10 @@ def test_the_grace_period(make: Maker) -> None:
             r"spec.containers\[1\].command\[2\]: this podman cannot read a text of several lines",
         ),
         (
-            {"envFrom": [{"configMapRef": {"name": "x"}}]},
+            {"envFrom": [{"secretRef": {"name": "x"}}]},
             {},
             ManifestError,
-            r"spec.containers\[1\].envFrom\[0\]: the runtime podman has no ConfigMaps",
+            r"spec.containers\[1\].envFrom\[0\].secretRef: the runtime podman has no Secrets",
         ),
     ],
 )

@@ -63,8 +63,10 @@ class Keeper:
                     self._answer(connection, request, fds)
             except (PodipcError, ValueError) as error:
                 _send(connection, {"error": str(error)})
+            except (LookupError, TypeError) as error:
+                _send(connection, {"error": f"not a request to a keeper: {error!r}"})
             except OSError:
-                pass
+                pass  # whoever asked has gone
             finally:
                 for fd in fds:
                     os.close(fd)

@@ -1,7 +1,9 @@
 """Where Pods that run in the background are known, and how to speak to them.
 
 Each has a directory with a Unix socket, which its keeper serves (see `keeper`). The
-directory goes with the Pod, however that ends.
+directory goes with the Pod, however that ends. Its own name is never given twice: what
+clears up after a keeper that was killed may come late, and must not meet the directory of
+the next Pod of that name, which is in a file.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import contextlib
 import fcntl
 import json
 import os
+import secrets
 import shutil
 import socket
 import stat
@@ -20,7 +23,10 @@ from typing import Any
 from podipc.pod.errors import NotHere, PodError, UnknownPod
 
 SOCKET = "socket"
+_NAME = "name"
 _LOCK = ".lock"
+_PATIENCE = 2.0
+"""Seconds that a keeper may take to be connected to; one that is stopped lives as well."""
 
 
 def base() -> Path:
@@ -73,14 +79,11 @@ def claim(name: str) -> tuple[Path, socket.socket]:
         A Pod of this name runs.
     """
     with _alone() as root:
-        path = root / name
-        if path.is_dir():
-            if _alive(path):
-                raise PodError(
-                    f"a Pod {name!r} is there already; podipc pod down {name} would end it"
-                )
-            shutil.rmtree(path)
+        if name in _living(root):
+            raise PodError(f"a Pod {name!r} is there already; podipc pod down {name} would end it")
+        path = root / f"{name[:64]}@{secrets.token_hex(8)}"
         path.mkdir(mode=0o700)
+        (path / _NAME).write_text(name)
         listener = socket.socket(socket.AF_UNIX)
         with _short(path) as short:
             listener.bind(f"{short}/{SOCKET}")
@@ -91,15 +94,28 @@ def claim(name: str) -> tuple[Path, socket.socket]:
 def names() -> list[str]:
     """The Pods that run; what dead ones have left is removed."""
     with _alone() as root:
-        found = []
-        for path in sorted(root.iterdir()):
-            if not path.is_dir():
-                continue
-            if _alive(path):
-                found.append(path.name)
-            else:
-                shutil.rmtree(path, ignore_errors=True)
-        return found
+        return list(_living(root))
+
+
+def _living(root: Path) -> dict[str, Path]:
+    """The Pods that run and their directories; those of dead ones are removed."""
+    found = {}
+    for path in sorted(root.iterdir()):
+        if not path.is_dir():
+            continue
+        if (name := _name_of(path)) and _alive(path):
+            found[name] = path
+        else:
+            shutil.rmtree(path, ignore_errors=True)
+    return found
+
+
+def _name_of(path: Path) -> str:
+    """Of the Pod of a directory; "" if that is no such directory."""
+    try:
+        return (path / _NAME).read_text()
+    except OSError:
+        return ""
 
 
 @contextlib.contextmanager
@@ -115,8 +131,10 @@ def _short(path: Path) -> Iterator[str]:
 def _connect(path: Path) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX)
     try:
+        connection.settimeout(_PATIENCE)
         with _short(path) as short:
             connection.connect(f"{short}/{SOCKET}")
+        connection.settimeout(None)
     except BaseException:
         connection.close()
         raise
@@ -126,9 +144,25 @@ def _connect(path: Path) -> socket.socket:
 def _alive(path: Path) -> bool:
     try:
         _connect(path).close()
+    except (TimeoutError, BlockingIOError):
+        return True  # it has its hands full
     except OSError:
         return False
     return True
+
+
+def _connection_to(name: str) -> socket.socket:
+    for path in base().iterdir():
+        if _name_of(path) != name:
+            continue
+        try:
+            return _connect(path)
+        except (TimeoutError, BlockingIOError) as error:
+            raise PodError(f"the keeper of Pod {name!r} does not answer") from error
+        except OSError:
+            continue  # of one that is dead
+    there = ", ".join(names()) or "none"
+    raise UnknownPod(f"no Pod {name!r} runs here; there is {there}")
 
 
 class Call:
@@ -143,12 +177,7 @@ class Call:
     """
 
     def __init__(self, name: str, request: Mapping[str, Any], fds: Sequence[int] = ()) -> None:
-        path = base() / name
-        try:
-            self._connection = _connect(path)
-        except OSError as error:
-            there = ", ".join(names()) or "none"
-            raise UnknownPod(f"no Pod {name!r} runs here; there is {there}") from error
+        self._connection = _connection_to(name)
         self._stream = self._connection.makefile("rb")
         try:
             data = json.dumps(request).encode() + b"\n"

@@ -23,6 +23,7 @@ import os
 import re
 import select
 import signal
+import threading
 import time
 import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -49,6 +50,8 @@ Operation: TypeAlias = tuple[str, ...]
 """A word of csrc/platform/setup.h and its arguments, at most three."""
 
 _KEEP = -1
+_NOTICE = 0.5
+"""Seconds in which the end of a container is heard of."""
 _KILLED = -int(signal.SIGKILL)
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
@@ -56,7 +59,7 @@ _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 class Container:
     """One container of a `Pod`, made by `Pod.start`.
 
-    Its methods may be called by any thread, as long as one of them at a time.
+    One thread waits for it; any may send it signals meanwhile.
 
     Attributes
     ----------
@@ -89,6 +92,8 @@ class Container:
         self._pidfd = pidfd
         self._status = status
         self._is_init = is_init
+        # Held while a descriptor is used or closed: its number may be another's at once.
+        self._using = threading.Lock()
 
     def __repr__(self) -> str:
         state = "running" if self.returncode is None else f"ended with {self.returncode}"
@@ -123,8 +128,9 @@ class Container:
         As PID 1 it only gets signals that it handles, except SIGKILL and SIGSTOP.
         """
         # Whether it has ended is not looked at: it may be another thread that waits for that.
-        if self._pidfd >= 0:
-            pidfd_signal(self._pidfd, number)
+        with self._using:
+            if self._pidfd >= 0:
+                pidfd_signal(self._pidfd, number)
 
     def terminate(self) -> None:
         """Send SIGTERM, which PID 1 does not notice unless it handles it."""
@@ -149,19 +155,31 @@ class Container:
                 with contextlib.suppress(OSError):
                     pipe.close()
 
+    def has_ended(self, timeout: float = 0) -> bool:
+        """Whether it has ended, after at most `timeout` seconds; nothing is closed by that."""
+        status = self._status
+        return status < 0 or _readable(status, timeout)
+
     def _wait(self, timeout: float | None) -> int | None:
-        if self.returncode is None and _readable(self._status, timeout):
-            status = os.read(self._status, 4)
-            # Without a status all of the Pod went at once.
-            self.returncode = (
-                os.waitstatus_to_exitcode(int.from_bytes(status, "little"))
-                if len(status) == 4
-                else _KILLED
-            )
-            os.close(self._status)
-            os.close(self._pidfd)
-            self._status = self._pidfd = -1
+        status = self._status
+        if status >= 0 and _readable(status, timeout):
+            with self._using:
+                if self._status >= 0:
+                    self._take()
         return self.returncode
+
+    def _take(self) -> None:
+        """Take over how it has ended."""
+        status = os.read(self._status, 4)
+        # Without a status all of the Pod went at once.
+        self.returncode = (
+            os.waitstatus_to_exitcode(int.from_bytes(status, "little"))
+            if len(status) == 4
+            else _KILLED
+        )
+        os.close(self._status)
+        os.close(self._pidfd)
+        self._status = self._pidfd = -1
 
     def is_deaf(self) -> bool:
         """Whether SIGTERM, if sent just now, was dropped by the kernel."""
@@ -357,18 +375,24 @@ class Pod:
         It ends with the container. What is returned is the program: its exit code, its
         signals; it has no name of its own. Needs Linux 5.8.
         """
-        if container.poll() is not None:
+        if container.has_ended():
             raise Closed(f"container {container.name!r} does not run")
-        return self._launch(
-            container.name,
-            command,
-            {**os.environ, **self._environment(container.name), **(env or {})},
-            cwd=cwd,
-            ids=(uid, gid, groups),
-            streams=(stdin, stdout, stderr),
-            setup=setup,
-            inside=container,
-        )
+        try:
+            return self._launch(
+                container.name,
+                command,
+                {**os.environ, **self._environment(container.name), **(env or {})},
+                cwd=cwd,
+                ids=(uid, gid, groups),
+                streams=(stdin, stdout, stderr),
+                setup=setup,
+                inside=container,
+            )
+        except SystemCallError as error:
+            # Its namespaces go with it, which may be before that is heard here.
+            if error.call in ("setns", "clone") and container.has_ended(_NOTICE):
+                raise Closed(f"container {container.name!r} has ended meanwhile") from error
+            raise
 
     def setup(self, operations: Sequence[Operation]) -> None:
         """Let the process that holds the Pod carry out operations, in its own namespaces.

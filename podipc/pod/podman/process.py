@@ -13,6 +13,7 @@ import json
 import os
 import select
 import signal
+import threading
 from pathlib import Path
 
 from podipc._core import Timeout
@@ -40,6 +41,8 @@ class Process:
         self.pid = pid
         self.returncode: int | None = None
         self.ran_out_of_memory = False
+        # Held while a descriptor is used or closed: its number may be another's at once.
+        self._using = threading.Lock()
         self._main = os.pidfd_open(pid)
         try:
             self._monitor = os.pidfd_open(monitor)
@@ -62,8 +65,8 @@ class Process:
         return code
 
     def send_signal(self, number: int) -> None:
-        if self.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
+        with self._using, contextlib.suppress(ProcessLookupError):
+            if self._main >= 0:
                 signal.pidfd_send_signal(self._main, number)
 
     def is_deaf(self) -> bool:
@@ -78,21 +81,19 @@ class Process:
         noticed = int(fields.get("SigCgt", "f" * 16), 16) | int(fields.get("SigBlk", "0"), 16)
         return not noticed >> (signal.SIGTERM - 1) & 1
 
-    def has_ended(self, timeout: float | None = 0) -> bool:
-        """Whether it has ended, after at most `timeout` seconds; nothing is closed by that."""
-        if self.returncode is not None:
-            return True
-        poller = select.poll()
-        poller.register(self._monitor, select.POLLIN)
-        return bool(poller.poll(None if timeout is None else max(0.0, timeout) * 1000))
+    def has_ended(self) -> bool:
+        """Whether its main process has; podman may not know yet."""
+        with self._using:
+            return self._main < 0 or _readable(self._main, 0)
 
     def _wait(self, timeout: float | None) -> int | None:
-        if self.returncode is not None or not self.has_ended(timeout):
+        if self.returncode is not None or not _readable(self._monitor, timeout):
             return self.returncode
         self.returncode = self._ended()
-        os.close(self._main)
-        os.close(self._monitor)
-        self._main = self._monitor = -1
+        with self._using:
+            os.close(self._main)
+            os.close(self._monitor)
+            self._main = self._monitor = -1
         return self.returncode
 
     def _ended(self) -> int:
@@ -111,6 +112,12 @@ class Process:
         state = json.loads(done.stdout)[0]["State"]
         self.ran_out_of_memory = killed or bool(state.get("OOMKilled"))
         return exit_code(int(state["ExitCode"]))
+
+
+def _readable(fd: int, timeout: float | None) -> bool:
+    poller = select.poll()
+    poller.register(fd, select.POLLIN)
+    return bool(poller.poll(None if timeout is None else max(0.0, timeout) * 1000))
 
 
 def exit_code(code: int) -> int:

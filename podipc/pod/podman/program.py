@@ -131,7 +131,13 @@ def start(
         )
         os.close(write)
         write = -1
-        answer = _line(read)
+        try:
+            answer = _line(read)
+        except BaseException:
+            # Ctrl-C. The shell ends as well: nobody reads who it is.
+            exec_client.kill()
+            exec_client.wait()
+            raise
     finally:
         os.close(read)
         if write >= 0:

@@ -52,7 +52,7 @@ class Pod(observed.Pod):
             c.name: Container(self, c) for c in spec.everyone()
         }
         self._backoff = backoff
-        self._ending = False
+        self._ending = self._impatient = False
         self._init = [c for c in self.containers.values() if c.is_init]
         self._main = [c for c in self.containers.values() if not c.is_init]
         self._sandbox = sandbox
@@ -66,13 +66,29 @@ class Pod(observed.Pod):
         self._thread.start()
 
     def close(self) -> None:
-        self.end_sessions()
+        try:
+            self.end_sessions()
+            self._end_soon()
+        except BaseException:
+            # Ctrl-C: who does not want to wait for the grace period still wants nothing left.
+            self._impatient = True
+            self._end_soon()
+            raise
+        finally:
+            self._sandbox.close()
+
+    def _end_soon(self) -> None:
+        """Let the thread end all containers, and wait for that."""
         with self._changed:
             self._ending = True
             self._changed.notify_all()
         self._wake()
+        # An interrupted join() takes the thread for ended, so that is not what waits.
+        with self._changed:
+            while not self._changed.wait_for(lambda: self._wake_write < 0, 1.0):
+                if not self._thread.is_alive():
+                    break
         self._thread.join()
-        self._sandbox.close()
 
     # What the thread does
 
@@ -280,7 +296,7 @@ class Pod(observed.Pod):
         for container in deaf:
             container.kill()
         while any(c.state == "running" for c in running):
-            if time.monotonic() >= deadline:
+            if self._impatient or time.monotonic() >= deadline:
                 for container in running:
                     container.kill()
                 deadline = time.monotonic() + 1.0
