@@ -162,7 +162,8 @@ class Handler(BaseHTTPRequestHandler):
         """Why this request is none of a program of this Pod, or ""."""
         host = self.headers.get_all("Host") or [""]
         if len(host) != 1 or host[0].lower() not in self.server.hosts:
-            return f"the host {host[0][:80]!r} is not this one"
+            known = ", ".join(sorted(self.server.hosts))
+            return f"the host {host[0][:80]!r} is not this one, which is {known}"
         if self.headers.get("Origin") is not None:
             return "requests that a page in a browser makes are refused (Origin)"
         return ""

@@ -15,9 +15,13 @@ from podipc.address import Address, parse
 from podipc.pod.manifest import Container, Pod
 
 _FOUND = re.compile(r"""\b(?P<scheme>shm|tcp|unix|fifo|file|https?)://[^\s"'`<>|;,)\]}]+""")
+_NOTHING = re.compile(r"""[a-z]+://[\\.:]*""")
+"""A method that is spoken of: ``over fifo://``."""
 _COMPUTED = re.compile(r"[{}%$*]")
 _RECEIVER = re.compile(r"(?:receiver|subscriber)\(\s*[rf]?[\"']$|\bwait\s+[\"']?$|LoopbackListener")
 _USE = re.compile(r"\bpodipc\b")
+_SEEN = re.compile(r"\bpodipc(?:\.[A-Za-z]|\s+(?:logd|wait|doctor|ls|rm)\b)")
+_ENDPOINT = re.compile(r"\b(?:sender|receiver|publisher|subscriber)\b")
 MAX_TEXT = 1 << 20
 """Characters of one command or value that are looked through."""
 
@@ -62,6 +66,12 @@ def uses_podipc(container: Container) -> bool:
     return bool(_USE.search(whole(container)) or _USE.search(container.image))
 
 
+def may_use_shm(container: Container) -> bool:
+    """Whether it may, when there is no address: not if all that is seen of podipc is other things."""
+    text = whole(container)
+    return uses_podipc(container) and not (_SEEN.search(text) and not _ENDPOINT.search(text))
+
+
 def find(pod: Pod) -> tuple[list[Use], list[Wrong]]:
     """All addresses of a Pod, each once a container."""
     uses: dict[tuple[str, str], Use] = {}
@@ -71,6 +81,8 @@ def find(pod: Pod) -> tuple[list[Use], list[Wrong]]:
             for match in _FOUND.finditer(text):
                 # `$(NAME)` and the like stand right behind what was found.
                 found = match[0].rstrip(".:")
+                if _NOTHING.fullmatch(match[0]) and match[0] != text:
+                    continue
                 if _COMPUTED.search(match[0] + text[match.end() : match.end() + 1]):
                     continue
                 try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator
 
-from podipc.doctor.addresses import Use, uses_podipc, whole
+from podipc.doctor.addresses import Use, may_use_shm, uses_podipc, whole
 from podipc.doctor.finding import FAIL, WARN, Finding, size
 from podipc.pod.manifest import Container, Pod, Volume
 
@@ -94,7 +94,7 @@ def volumes(pod: Pod, uses: Collection[Use]) -> Iterator[Finding]:
 def _has_shm(container: Container, uses: Collection[Use]) -> bool:
     """Whether it uses shm: by an address, or by podipc without any that can be read."""
     own = [use.address.method for use in uses if use.container is container]
-    return "shm" in own or (not own and uses_podipc(container))
+    return "shm" in own or (not own and may_use_shm(container))
 
 
 def memory(pod: Pod, uses: Collection[Use]) -> Iterator[Finding]:

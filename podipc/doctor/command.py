@@ -23,8 +23,8 @@ examples:
 
 --meet finds the doctor of the other container over 127.0.0.1 and through shared
 memory, and says what the two share. It ends when all who have come know each
-other. With an address shm:///DIR they meet beside DIR instead of where bare names
-are.
+other. With an address shm:///DIR they meet beside DIR instead of where bare
+names are.
 
 A line that is not ok is followed by the change that mends it: a field of the
 Pod's manifest and its value.

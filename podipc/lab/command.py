@@ -162,7 +162,7 @@ def _verdict(results: Results) -> int:
     from podipc.lab import roles
 
     for row in results.rows:
-        if row.wrong:
+        if row.wrong or (row.died and row.kind == "podipc"):
             text = printable(f"{row.method}, {row.size} bytes: {row.error}")
             print(f"podipc: {text}", file=sys.stderr)
     return roles.verdict(results)

@@ -2,8 +2,9 @@
 
 The consumer listens, in a directory that only its user may enter, and takes one
 driver. Whoever connects has to say first that it is one, in a line; who does not
-is told apart and sent away. The connection is the life of both: when it closes,
-the worker ends.
+is told apart and sent away. The connection is the life of the worker: when it
+closes, the worker ends. When a worker has died, the same driver comes again, and
+gets another one.
 """
 
 from __future__ import annotations
@@ -15,14 +16,15 @@ import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import podipc
 from podipc.lab.wire import Ended, Garbled, Message, Silent, Wire
 
-PROTOCOL = 1
+PROTOCOL = 2
 HELLO_SECONDS = 5.0
 """For the first line of either side."""
-_SHORT = 1 << 12
+_SHORT = 1 << 16
 
 
 class ControlError(RuntimeError):
@@ -71,53 +73,98 @@ def _listen(path: Path) -> socket.socket:
     return listener
 
 
-def accept(memory: Path, wait: float, say: Callable[[str], None]) -> socket.socket:
-    """Wait for the driver; a connection that has said what it should. Raises `ControlError`."""
-    prepare(memory)
-    path = address(memory)
-    until = time.monotonic() + wait
-    with _listen(path) as listener, contextlib.ExitStack() as stack:
-        # With a driver the directory is in use, and the driver removes it.
-        stack.callback(_remove_if_empty, memory)
+class Door:
+    """Where the driver finds this container; a context manager. For one thread.
+
+    It is open for as long as the container serves, so that a driver whose worker has died
+    comes in again, and one that cannot come in knows that the container is gone.
+    """
+
+    def __init__(self, memory: Path, say: Callable[[str], None]) -> None:
+        self._memory = memory
+        self._path = address(memory)
+        self._say = say
+
+    def __enter__(self) -> Door:
+        prepare(self._memory)
+        self._listener = _listen(self._path)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._listener.close()
+        self._path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # with a driver it is in use, and the driver removes it
+            self._memory.rmdir()
+
+    def fileno(self) -> int:
+        """Readable when somebody is there."""
+        return self._listener.fileno()
+
+    def wait(self, seconds: float) -> Visit:
+        """The first driver that comes. Raises `ControlError`."""
+        until = time.monotonic() + seconds
+        while True:
+            self._listener.settimeout(max(0.01, until - time.monotonic()))
+            try:
+                visit = self.take()
+            except TimeoutError:
+                raise ControlError(
+                    f"no driver came to {self._path} within {seconds:g} s: is the container "
+                    "'producer' up (podipc compare --as producer)?"
+                ) from None
+            if visit is not None:
+                return visit
+
+    def take(self) -> Visit | None:
+        """Who stands there; None if it was no driver, and has been sent away."""
+        connection, _ = self._listener.accept()
+        connection.setblocking(True)
+        visit = Visit(connection)
+        if problem := visit.heard():
+            self._say(f"{self._path}: sent somebody away who is no driver: {problem}")
+            connection.close()
+            return None
+        return visit
+
+
+class Visit:
+    """A driver that has come, and waits to be greeted.
+
+    Attributes
+    ----------
+    connection
+        To it.
+    driver
+        What it calls itself, unlike every other.
+    lost
+        Whose worker has died, ``producer`` or ``consumer``, if it comes again for that.
+    """
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.connection = connection
+        self._wire = Wire(connection.fileno(), connection.fileno(), _SHORT)
+        self.driver = ""
+        self.lost: str | None = None
+
+    def heard(self) -> str | None:
+        """Why this is not a driver, or None."""
         try:
-            while True:
-                listener.settimeout(max(0.01, until - time.monotonic()))
-                try:
-                    connection, _ = listener.accept()
-                except TimeoutError:
-                    raise ControlError(
-                        f"no driver came to {path} within {wait:g} s: is the container "
-                        "'producer' up (podipc compare --as producer)?"
-                    ) from None
-                connection.setblocking(True)
-                if problem := _refused(connection):
-                    say(f"{path}: sent somebody away who is no driver: {problem}")
-                    connection.close()
-                    continue
-                stack.pop_all()
-                return connection
-        finally:
-            path.unlink(missing_ok=True)
+            hello = self._wire.receive(time.monotonic() + HELLO_SECONDS)
+        except Silent:
+            return f"it said nothing for {HELLO_SECONDS:g} s"
+        except Ended:
+            return "it closed at once"
+        except Garbled as error:
+            return str(error)
+        self.driver, self.lost = str(hello.get("driver")), hello.get("lost")
+        if problem := _unlike(hello):
+            self.greet()  # so that it sees as well what is unlike
+        return problem
 
-
-def _remove_if_empty(memory: Path) -> None:
-    with contextlib.suppress(OSError):
-        memory.rmdir()
-
-
-def _refused(connection: socket.socket) -> str | None:
-    """Why this is not a driver, or None; then it has been greeted."""
-    wire = Wire(connection.fileno(), connection.fileno(), _SHORT)
-    try:
-        hello = wire.receive(time.monotonic() + HELLO_SECONDS)
-        wire.send(_hello())
-    except Silent:
-        return f"it said nothing for {HELLO_SECONDS:g} s"
-    except Ended:
-        return "it closed at once"
-    except Garbled as error:
-        return str(error)
-    return _unlike(hello)
+    def greet(self, **more: Any) -> None:
+        """Answer it. One that is gone meanwhile will be noticed by whoever serves it."""
+        with contextlib.suppress(Ended):
+            self._wire.send(_hello() | more)
 
 
 def _unlike(hello: Message) -> str | None:
@@ -126,8 +173,13 @@ def _unlike(hello: Message) -> str | None:
     return None
 
 
-def connect(memory: Path, wait: float) -> socket.socket:
-    """Find the consumer, which may start later. Raises `ControlError`."""
+def connect(
+    memory: Path, wait: float, driver: str, lost: str | None = None
+) -> tuple[socket.socket, Message]:
+    """Find the consumer, which may start later; also how it greets. Raises `ControlError`.
+
+    `driver` and `lost` are as in `Visit`.
+    """
     prepare(memory)
     path = address(memory)
     until = time.monotonic() + wait
@@ -141,25 +193,29 @@ def connect(memory: Path, wait: float) -> socket.socket:
                     "--as consumer), and do both see one /dev/shm?"
                 )
             time.sleep(0.005)
-        _greet(connection, path)
+        return connection, _greeted(connection, path, _hello() | {"driver": driver, "lost": lost})
     except BaseException:
         connection.close()
         raise
-    return connection
 
 
-def _greet(connection: socket.socket, path: Path) -> None:
+def _greeted(connection: socket.socket, path: Path, hello: Message) -> Message:
     wire = Wire(connection.fileno(), connection.fileno(), _SHORT)
+    greeting: Message = {}
     try:
         with contextlib.suppress(Ended):  # what it said before it closed is still to be read
-            wire.send(_hello())
+            wire.send(hello)
         # Somebody else may be in front, who says nothing.
-        problem = _unlike(wire.receive(time.monotonic() + 4 * HELLO_SECONDS))
+        greeting = wire.receive(time.monotonic() + 4 * HELLO_SECONDS)
+        problem = _unlike(greeting)
     except Silent:
-        problem = f"it says nothing for {4 * HELLO_SECONDS:g} s; does it serve another driver?"
+        problem = f"it says nothing for {4 * HELLO_SECONDS:g} s"
     except Ended:
         problem = "it closed the connection"
     except Garbled as error:
         problem = str(error)
     if problem:
         raise ControlError(f"what answers at {path} is no consumer of this podipc: {problem}")
+    if greeting.get("busy"):
+        raise ControlError(f"the consumer at {path} serves another driver")
+    return greeting

@@ -20,7 +20,7 @@ from typing import Any
 
 from podipc.lab import inputs, machine
 from podipc.lab.methods import FLOOR, SIZELESS, Method
-from podipc.lab.pair import Failed, Pair, Wrong
+from podipc.lab.pair import Failed, Pair, WorkerDied, Wrong
 from podipc.lab.plan import Plan
 from podipc.lab.results import Repetition, Results, Row
 
@@ -50,11 +50,13 @@ def measure(
     started, clock = datetime.now(UTC), time.monotonic()
     table = _Table(plan, tensors)
     host = machine.host()
-    with Pair(memory, disk, wait=wait, input=plan.input, corrupt=plan.corrupt) as pair:
+    with Pair(
+        memory, disk, wait=wait, input=plan.input, corrupt=plan.corrupt, die=plan.die
+    ) as pair:
         places = {"memory": machine.place(memory), "disk": machine.place(disk)}
         table.run(pair, progress, clock)
         # The worker of this side is a child; the container is what this process is in.
-        ours, theirs = machine.container(), pair.hello[1]
+        ours, theirs = machine.container(), pair.consumer
         namespaces = _namespaces(ours, theirs)
         about = {
             "started": started.isoformat(timespec="seconds"),
@@ -181,10 +183,9 @@ class _Table:
             with pair.open(method, biggest, self.tensors):
                 self._measure(pair, rows, biggest)
         except (Failed, Wrong) as error:
-            for row in rows:
-                row.error = str(error)
-                row.wrong = isinstance(error, Wrong)
-                row.repetitions, row.times_ns = [], []
+            _fail(rows, str(error), wrong=isinstance(error, Wrong))
+        except WorkerDied as error:
+            _fail(rows, pair.again(error), died=True)
 
     def _measure(self, pair: Pair, rows: list[Row], biggest: int) -> None:
         plan, count = self.plan, max(1, len(rows) - 1)
@@ -253,6 +254,12 @@ class _Table:
             ),
             pool,
         )
+
+
+def _fail(rows: list[Row], error: str, *, wrong: bool = False, died: bool = False) -> None:
+    for row in rows:
+        row.error, row.wrong, row.died = error, wrong, died
+        row.repetitions, row.times_ns = [], []
 
 
 def mechanism(method: Method) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 from podipc._core import PodipcError
 from podipc.console import printable
-from podipc.lab.pair import ending
+from podipc.lab.answering import ending
 from podipc.lab.wire import LONGEST
 from podipc.pod import runtime
 

@@ -2,14 +2,15 @@
 
 Both get the same order at the same time. The one that asks is a child of this
 process, in the same container; the one that answers is in the other container, at
-the end of a control connection. Neither is this process, so that what a method
-does to a worker, this process lives to tell.
+the end of a control connection. Neither is the main process of its container, so that
+what a method does to a worker, that process lives to tell, and starts another one.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -23,6 +24,7 @@ from types import TracebackType
 from typing import Any
 
 from podipc.lab import control
+from podipc.lab.answering import ending
 from podipc.lab.methods import PATIENCE, Method
 from podipc.lab.wire import Ended, Garbled, Message, Silent, Wire
 
@@ -31,17 +33,20 @@ WAIT = 120.0
 
 
 class WorkerDied(RuntimeError):
-    """A container ended, or fell silent, in the middle of a measurement.
+    """A worker ended, or fell silent, in the middle of a measurement.
 
     Attributes
     ----------
     side
         ``producer`` or ``consumer``.
+    what
+        What it did: died, and how.
     """
 
     def __init__(self, side: str, what: str) -> None:
         super().__init__(f"container {side!r} {what}")
         self.side = side
+        self.what = what
 
 
 class Wrong(RuntimeError):
@@ -126,11 +131,6 @@ class Child(Side):
         return WorkerDied(self.name, f"died ({ending(code)})")
 
 
-def ending(code: int) -> str:
-    """Exit code 1, signal 9."""
-    return f"exit code {code}" if code >= 0 else f"signal {-code}"
-
-
 class Remote(Side):
     """The worker that answers, in the other container; a context manager's end is `close`."""
 
@@ -164,7 +164,7 @@ class Pair:
         Seconds that the consumer may take to come.
     input
         The file of real tensors, as the worker that asks finds it.
-    corrupt
+    corrupt, die
         As in `Plan`.
 
     Raises
@@ -183,6 +183,7 @@ class Pair:
         wait: float = WAIT,
         input: Path | None = None,
         corrupt: int | None = None,
+        die: str | None = None,
     ) -> None:
         self.name = memory.name
         self.memory = memory
@@ -190,22 +191,47 @@ class Pair:
         self._wait = wait
         self._input = input
         self._corrupt = corrupt
+        self._die = die
+        self._driver = secrets.token_hex(8)
         self._stack = contextlib.ExitStack()
         self._turn = 0
+        self._place = f"{self.name}-0"
 
     def __enter__(self) -> Pair:
         with self._stack as stack:
             stack.callback(sweep, self.memory)
-            connection = control.connect(self.memory, self._wait)
-            stack.callback(connection.close)
-            self.ask = Child("producer", self.memory)
-            stack.push(self.ask.close)
-            self.answer = Remote("consumer", connection)
-            stack.push(self.answer.close)
-            self.hello = self.both({"do": "hello"})
-            self.cpus = _two([reply["cpus"] for reply in self.hello])
+            connection, greeting = control.connect(self.memory, self._wait, self._driver)
+            self.consumer: dict[str, Any] = greeting.get("container") or {}
+            self._workers = stack.enter_context(contextlib.ExitStack())
+            self._start(connection)
             self._stack = stack.pop_all()
         return self
+
+    def _start(self, connection: socket.socket) -> None:
+        self._workers.callback(connection.close)
+        self.ask = Child("producer", self.memory)
+        self._workers.push(self.ask.close)
+        self.answer = Remote("consumer", connection)
+        self._workers.push(self.answer.close)
+        self.cpus = _two([reply["cpus"] for reply in self.both({"do": "hello"})])
+
+    def again(self, error: WorkerDied) -> str:
+        """Two workers in the place of these, one of which has died: how it died.
+
+        Raises the same error if the container of the consumer is gone as well.
+        """
+        try:
+            connection, greeting = control.connect(self.memory, 0, self._driver, lost=error.side)
+        except control.ControlError:
+            raise error from None
+        self._workers.__exit__(type(error), error, None)
+        _remove(self.memory, f"*{self._place}*")
+        _remove(self.memory.parent, f"*{self._place}*")
+        self._start(connection)
+        what = error.what
+        if error.side == "consumer" and greeting.get("died"):
+            what = f"died ({str(greeting['died'])[:40]})"
+        return f"{what} in container {error.side!r}{_hint(what)}"
 
     def __exit__(
         self,
@@ -247,9 +273,10 @@ class Pair:
     def open(self, method: Method, nbytes: int, tensors: Any = None) -> Iterator[None]:
         """Open a method on both sides."""
         self._turn += 1
+        self._place = f"{self.name}-{self._turn}"
         ports = self.both({"do": "ports", "n": 2})[1]["ports"]
         place = {
-            "name": f"{self.name}-{self._turn}",
+            "name": self._place,
             "directory": str(self.disk),
             "memory": str(self.memory),
             "ports": ports,
@@ -259,16 +286,25 @@ class Pair:
         command = {"do": "open", "method": method.name, "place": place, "seed": self._turn}
         if tensors is not None:
             command["tensors"] = tensors
-        ask = command | {"role": "ask", "corrupt": self._corrupt}
+        dies = [self._die == f"{side}:{method.name}" for side in ("producer", "consumer")]
+        ask = command | {"role": "ask", "corrupt": self._corrupt, "die": dies[0]}
         if self._input is not None:
             ask["input"] = str(self._input.resolve())
         try:
-            self.both(ask, command | {"role": "answer"})
+            self.both(ask, command | {"role": "answer", "die": dies[1]})
             yield
         except (Failed, Wrong):
             self.both({"do": "close"})
             raise
         self.both({"do": "close"})
+
+
+def _hint(what: str) -> str:
+    if f"signal {signal.SIGBUS:d}" in what:
+        return "; /dev/shm may have been full (--shm-size)"
+    if f"signal {signal.SIGKILL:d}" in what:
+        return "; the container may have been out of memory"
+    return ""
 
 
 def _two(cpus: list[list[int]]) -> list[int | None]:
@@ -280,9 +316,16 @@ def _two(cpus: list[list[int]]) -> list[int | None]:
 def sweep(memory: Path) -> None:
     """Remove the directory, and what a killed worker left beside it."""
     shutil.rmtree(memory, ignore_errors=True)
-    for left in memory.parent.glob(f"*{memory.name}*"):
-        with contextlib.suppress(OSError):
-            left.unlink()
+    _remove(memory.parent, f"*{memory.name}*")
+
+
+def _remove(directory: Path, pattern: str) -> None:
+    for left in directory.glob(pattern):
+        if left.is_dir() and not left.is_symlink():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                left.unlink()
 
 
 def _first(errors: list[str]) -> str:

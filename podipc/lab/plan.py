@@ -46,6 +46,8 @@ class Plan:
     """Seconds after which no further repetition is begun."""
     corrupt: int | None = None
     """For tests: the number of the message of each link that is damaged on the way."""
+    die: str | None = None
+    """For tests, as ``consumer:mp-shm``: whose worker kills itself in the turns of a method."""
 
     def arguments(self, input: str | None) -> list[str]:
         """Options of `podipc compare` that make this plan; `input` is where the file is there."""
@@ -56,7 +58,10 @@ class Plan:
             words += ["--input", input]
         words += ["--repeat", str(self.repeat), "--rounds", str(self.rounds)]
         words += ["--seconds", str(self.seconds), "--limit", str(self.limit)]
-        return words if self.corrupt is None else [*words, "--corrupt", str(self.corrupt)]
+        for name in ("corrupt", "die"):
+            if (value := getattr(self, name)) is not None:
+                words += [f"--{name}", str(value)]
+        return words
 
 
 def make(
@@ -72,6 +77,7 @@ def make(
     seconds: float | None = None,
     limit: float | None = None,
     corrupt: int | None = None,
+    die: str | None = None,
 ) -> Plan:
     """A plan; what is None is as `quick` or not `quick` says. Raises `WrongPlan`."""
     from podipc.lab import methods as known_methods
@@ -97,6 +103,7 @@ def make(
         seconds=seconds or (0.015 if quick else 0.1),
         limit=limit or (13.0 if quick else 240.0),
         corrupt=corrupt,
+        die=die,
     )
 
 
@@ -155,6 +162,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     for name in ("--seconds", "--limit"):
         parser.add_argument(name, type=float, help=argparse.SUPPRESS)
     parser.add_argument("--corrupt", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--die", help=argparse.SUPPRESS)
 
 
 def of(options: argparse.Namespace) -> Plan:
@@ -173,6 +181,7 @@ def of(options: argparse.Namespace) -> Plan:
         seconds=options.seconds,
         limit=options.limit,
         corrupt=options.corrupt,
+        die=options.die,
     )
 
 

@@ -70,6 +70,8 @@ class Row:
     """Why there are no figures, or None."""
     wrong: bool = False
     """Tensors did not arrive as they were sent."""
+    died: bool = False
+    """A process that measured it died."""
     repetitions: list[Repetition] = field(default_factory=list)
     times_ns: list[float] = field(default_factory=list)
     """Warm round trips at `PERCENTILES`, all repetitions together."""
@@ -305,6 +307,9 @@ def _row(found: dict[str, Any]) -> Row:
     for name in ("method", "kind"):
         if not isinstance(getattr(row, name), str):
             raise TypeError(f"{name} is not a text")
+    for name in ("wrong", "died"):
+        if not isinstance(getattr(row, name), bool):
+            raise TypeError(f"{name} is neither true nor false")
     for name in ("tensor", "error"):
         if not isinstance(getattr(row, name), str | None):
             raise TypeError(f"{name} is not a text")

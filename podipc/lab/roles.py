@@ -15,13 +15,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from podipc.console import FAILED, OK
-from podipc.lab import control, driver, table
+from podipc.lab import answering, control, driver, table
 from podipc.lab.inputs import InputError
 from podipc.lab.pair import WorkerDied
 from podipc.lab.plan import Plan
 from podipc.lab.results import Results
-from podipc.lab.wire import Garbled, Wire
-from podipc.lab.worker import serve
 
 MEMORY = Path("/dev/shm/podipc-compare")
 DISK = Path("/compare")
@@ -117,9 +115,9 @@ def producer(plan: Plan, memory: Path, disk: Path, wait: float, *, events: bool)
 
 
 def verdict(results: Results) -> int:
-    """0 if nothing arrived wrong and something was measured."""
-    wrong = any(row.wrong for row in results.rows)
-    return FAILED if wrong or all(row.error is not None for row in results.rows) else OK
+    """0 if nothing arrived wrong, no method of podipc died, and something was measured."""
+    bad = any(row.wrong or (row.died and row.kind == "podipc") for row in results.rows)
+    return FAILED if bad or all(row.error is not None for row in results.rows) else OK
 
 
 def consumer(memory: Path, wait: float, *, events: bool) -> int:
@@ -132,20 +130,13 @@ def consumer(memory: Path, wait: float, *, events: bool) -> int:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ["PODIPC_DIR"] = str(memory)
     try:
-        connection = control.accept(memory, wait, say)
-    except control.ControlError as error:
+        with control.Door(memory, say) as door:
+            outcome = answering.serve(door, wait)
+    except (control.ControlError, answering.Died) as error:
         say(str(error))
         return FAILED
-    with connection:
-        wire = Wire(connection.fileno(), connection.fileno())
-        try:
-            ended = serve(wire)
-        except Garbled as error:
-            say(f"the driver sent what is no command: {error}")
-            return FAILED
-    if not ended:
+    if outcome == "left":
         say("the driver went away before it was done")
-        return FAILED
-    if not events:
+    elif outcome == "done" and not events:
         print("done: the producer has the results")
-    return OK
+    return OK if outcome == "done" else FAILED

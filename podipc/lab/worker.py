@@ -1,9 +1,9 @@
 """The program in each of the two containers: it asks, or it answers.
 
 It reads one command a line, as JSON, and writes one line of JSON back for each:
-`python -m podipc.lab.worker` from standard input, the consumer from its control
-connection. Both are given the same commands at the same time; the side that asks
-does the timing.
+`python -m podipc.lab.worker` over standard input and output, with a number after it
+over that descriptor, until standard input closes. Both are given the same commands
+at the same time; the side that asks does the timing.
 
 One round trip is: the asking side sends a tensor and waits for eight bytes; the
 answering side receives the tensor, sends eight bytes over the same method, and
@@ -20,6 +20,8 @@ import gc
 import os
 import signal
 import socket
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,7 +33,7 @@ from podipc.lab import methods
 from podipc.lab.inputs import Tensors
 from podipc.lab.methods import Array, Link, Place
 from podipc.lab.payload import Payload
-from podipc.lab.wire import Ended, Message, Wire
+from podipc.lab.wire import Ended, Garbled, Message, Wire
 
 Reply = dict[str, Any]
 Content = Payload | Tensors
@@ -183,7 +185,7 @@ class Worker:
 
     def __init__(self) -> None:
         self._session: Asking | Answering | None = None
-        self._held: list[socket.socket] = []
+        self._die = False
 
     def do_hello(self) -> Reply:
         """What this container is."""
@@ -212,8 +214,10 @@ class Worker:
         input: str | None = None,
         tensors: list[dict[str, Any]] | None = None,
         corrupt: int | None = None,
+        die: bool = False,
     ) -> Reply:
         """Open a link; `tensors` and `input` for real ones instead of synthetic ones."""
+        self._die = die
         self.do_close()
         where = Place(
             **(
@@ -255,6 +259,8 @@ class Worker:
 
     def do_stream(self, n: int, whole: bool, cpu: int | None = None) -> Reply:
         """`n` tensors one way."""
+        if self._die:
+            os.kill(os.getpid(), signal.SIGBUS)
         with pinned(cpu):
             return self._open().stream(n, whole)
 
@@ -312,12 +318,29 @@ def serve(wire: Wire) -> bool:
         worker.do_close()
 
 
-def main() -> None:
-    """Serve whoever started this."""
-    replies = os.dup(1)
-    os.dup2(2, 1)  # whatever a library prints must not end up among the replies
-    serve(Wire(0, replies))
+def main() -> int:
+    """Serve whoever started this; one of `ENDINGS`."""
+    if len(sys.argv) > 1:
+        wire = Wire(int(sys.argv[1]), int(sys.argv[1]))
+        threading.Thread(target=_end_with_parent, daemon=True).start()
+    else:
+        wire = Wire(0, os.dup(1))
+        os.dup2(2, 1)  # whatever a library prints must not end up among the replies
+    try:
+        return DONE if serve(wire) else LEFT
+    except Garbled as error:
+        print(f"podipc: the driver sent what is no command: {error}", file=sys.stderr)
+        return GARBLED
+
+
+def _end_with_parent() -> None:
+    os.read(0, 1)
+    os._exit(LEFT)
+
+
+DONE, LEFT, GARBLED = ENDINGS = 0, 91, 92
+"""Exit codes: it was told to end; the driver went away; the driver sent nonsense."""
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -5,7 +5,6 @@ import csv
 import json
 import os
 import pty
-import re
 import signal
 import subprocess
 import sys
@@ -262,13 +261,16 @@ def descendants(pid):
     return found
 
 
-def workers(pid):
-    """The measuring processes below a run."""
+WORKER = b"podipc.lab.worker"
+MAINS = (b"--as\0producer", b"--as\0consumer")
+
+
+def processes(pid, text):
+    """Those below a run that have a text in their command line."""
     found = []
     for child in descendants(pid):
         with contextlib.suppress(OSError):
-            said = Path(f"/proc/{child}/cmdline").read_bytes()
-            if b"podipc.lab.worker" in said or b"--as\0consumer" in said:
+            if text in Path(f"/proc/{child}/cmdline").read_bytes():
                 found.append(child)
     return found
 
@@ -284,11 +286,9 @@ def running(environment):
         text=True,
     ) as run:
         try:
-            at_work = eventually(
-                lambda: len(found := workers(run.pid)) == 2 and found, "two containers at work"
-            )
+            eventually(lambda: len(processes(run.pid, WORKER)) == 2, "two containers at work")
             time.sleep(0.5)
-            yield run, at_work
+            yield run
         finally:
             run.kill()
 
@@ -297,27 +297,70 @@ def gone(pids):
     return not any(Path(f"/proc/{pid}").exists() for pid in pids)
 
 
-@pytest.mark.parametrize("which", [0, 1])
-def test_a_killed_container(running, which):
-    run, at_work = running
-    everyone = descendants(run.pid)
-    os.kill(at_work[which], signal.SIGKILL)
-    out, err = run.communicate(timeout=PATIENCE)
-    assert run.returncode == 1, err
+@pytest.mark.parametrize("main", MAINS, ids=["producer", "consumer"])
+def test_a_killed_container(running, main):
+    everyone = descendants(running.pid)
+    (container,) = processes(running.pid, main)[-1:]
+    os.kill(container, signal.SIGKILL)
+    out, err = running.communicate(timeout=PATIENCE)
+    assert running.returncode == 1, err
     assert out == ""
-    assert re.search(r"container '(producer|consumer)' died \(signal 9\)", err)
+    assert f"container '{main[5:].decode()}' died (signal 9)" in err
     eventually(lambda: gone(everyone), "no process is left")
+
+
+@pytest.mark.parametrize("side", ["producer", "consumer"])
+def test_a_worker_that_dies_costs_its_turn(compare, side):
+    """With --repeat 2 there is a figure of the first turn of what comes after it, and before."""
+    ran = compare(
+        *("--methods", "shm,mp-pipe,unix", "--sizes", "64,64K", "--rounds", "20", "--repeat", "2"),
+        *("--die", f"{side}:mp-pipe", "--json", "-"),
+    )
+    rows = rows_of(ran)
+    assert [(r["method"], r["died"]) for r in rows] == 2 * [
+        ("shm", False),
+        ("mp-pipe", True),
+        ("unix", False),
+    ]
+    for row in rows:
+        if row["died"]:
+            assert row["error"].startswith(f"died (signal 7) in container '{side}'")
+            assert row["times_ns"] == row["repetitions"] == []
+        else:
+            assert row["error"] is None
+            assert len(row["repetitions"]) == 2
+
+
+def test_a_method_of_podipc_that_dies_is_a_failure(compare):
+    ran = compare("--methods", "shm,tcp", *SMALL, "--die", "consumer:shm", "--json", "-")
+    assert ran.returncode == 1
+    assert "podipc: shm, 64 bytes: died (signal 7) in container 'consumer'" in ran.stderr
+    rows = json.loads(ran.stdout)["rows"]
+    assert [r["error"] is None for r in rows] == [False, True] * 2
+
+
+@pytest.mark.peers
+def test_a_peer_that_gets_sigbus(compare):
+    """It touches memory that /dev/shm has no room for; what comes after it is measured."""
+    pytest.importorskip("iceoryx2", reason="the extra peers is not installed")
+    ran = compare(
+        *("--methods", "iceoryx2,shm,file", "--sizes", "64,1M", *SMALL[2:]),
+        *("--shm-size", "8M", "--json", "-"),
+    )
+    found = {(r["method"], r["size"]): r["error"] for r in rows_of(ran)}
+    if json.loads(ran.stdout)["about"]["isolation"]["shm"]:
+        assert "died (signal 7)" in found.pop(("iceoryx2", 1 << 20))
+    assert not any(found.values())
 
 
 @pytest.mark.parametrize(
     ("number", "code", "says"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "")]
 )
 def test_a_stopped_run(running, number, code, says):
-    run, _ = running
-    everyone = descendants(run.pid)
-    run.send_signal(number)
-    out, err = run.communicate(timeout=PATIENCE)
-    assert run.returncode == code, err
+    everyone = descendants(running.pid)
+    running.send_signal(number)
+    out, err = running.communicate(timeout=PATIENCE)
+    assert running.returncode == code, err
     assert out == ""
     assert says in err
     assert "Traceback" not in err

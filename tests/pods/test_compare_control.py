@@ -17,7 +17,7 @@ from podipc.lab import control
 from podipc.lab.pair import Pair, WorkerDied
 from podipc.lab.wire import Ended, Garbled, Silent, Wire
 
-GREETING = {"podipc-compare": control.PROTOCOL, "podipc": "any"}
+GREETING = {"podipc-compare": control.PROTOCOL, "podipc": "any", "driver": "x", "lost": None}
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def test_who_is_no_driver_is_sent_away(memory, start, tmp_path, said):
         except ConnectionError:
             pass  # it had heard enough
     with Pair(memory, tmp_path) as pair:
-        assert pair.hello[1]["uid"] == os.getuid()
+        assert pair.consumer["uid"] == os.getuid()
     assert "sent somebody away who is no driver: " in ended(consumer, 0)
     assert not memory.exists()
 
@@ -100,10 +100,17 @@ def test_who_is_no_driver_is_sent_away(memory, start, tmp_path, said):
 def test_who_says_nothing_does_not_keep_others_out(memory, monkeypatch):
     monkeypatch.setattr(control, "HELLO_SECONDS", 0.2)
     said = []
+
+    def accept():
+        with control.Door(memory, said.append) as door:
+            visit = door.wait(PATIENCE)
+            visit.greet()
+            visit.connection.close()
+
     with ThreadPoolExecutor(1) as pool:
-        accepted = pool.submit(control.accept, memory, PATIENCE, said.append)
-        with reached(memory), control.connect(memory, PATIENCE):
-            accepted.result(PATIENCE).close()
+        accepted = pool.submit(accept)
+        with reached(memory), control.connect(memory, PATIENCE, "x")[0]:
+            accepted.result(PATIENCE)
     assert [text.partition("driver: ")[2] for text in said] == ["it said nothing for 0.2 s"]
 
 
@@ -164,15 +171,61 @@ def test_what_answers_has_to_be_a_consumer(memory, said):
             other.sendall(said)
             other.shutdown(socket.SHUT_WR)
             with found, pytest.raises(control.ControlError, match="is no consumer of this podipc"):
-                control._greet(found, control.address(memory))
+                control._greeted(found, control.address(memory), GREETING)
 
 
 def greeted(memory):
     connection = reached(memory)
     wire = Wire(connection.fileno(), connection.fileno())
     wire.send(GREETING)
-    assert wire.receive()["podipc-compare"] == control.PROTOCOL
+    greeting = wire.receive()
+    assert greeting["podipc-compare"] == control.PROTOCOL
+    assert greeting["container"]["uid"] == os.getuid()
     return connection, wire
+
+
+def test_another_driver_is_told_that_the_consumer_is_taken(memory, start, tmp_path):
+    consumer = start("consumer")
+    with Pair(memory, tmp_path) as pair:
+        with pytest.raises(control.ControlError, match="serves another driver"):
+            control.connect(memory, PATIENCE, "another")
+        pair.both({"do": "hello"})
+    ended(consumer, 0)
+
+
+def worker_of(consumer):
+    children = Path(f"/proc/{consumer.pid}/task/{consumer.pid}/children").read_text()
+    return int(children)
+
+
+@pytest.mark.parametrize("lost", ["producer", "consumer"])
+def test_the_same_driver_gets_another_worker(memory, start, lost):
+    """When its own has died, the one here may wait for that and is killed."""
+    consumer = start("consumer")
+    first, wire = greeted(memory)
+    with first:
+        wire.send({"do": "ports", "n": 1})
+        assert wire.receive()["ports"]
+        if lost == "consumer":
+            os.kill(worker_of(consumer), signal.SIGBUS)
+        second, greeting = control.connect(memory, PATIENCE, "x", lost)
+        assert greeting["died"] == ("signal 7" if lost == "consumer" else None)
+        with pytest.raises(Ended):
+            wire.receive(time.monotonic() + PATIENCE)
+    with second:
+        wire = Wire(second.fileno(), second.fileno())
+        wire.send({"do": "end"})
+        assert wire.receive() == {}
+        ended(consumer, 0)
+
+
+def test_a_driver_that_does_not_come_again(memory, start):
+    consumer = start("consumer")
+    connection, _ = greeted(memory)
+    os.kill(worker_of(consumer), signal.SIGKILL)
+    with connection:
+        err = ended(consumer, 1)
+    assert "the worker died (signal 9), and the driver did not come for another" in err
 
 
 def test_a_driver_that_goes_away(memory, start):

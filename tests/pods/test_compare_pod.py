@@ -124,9 +124,7 @@ def test_a_disk_that_is_memory_is_said(tmp_path):
     document = json.loads(COPY.read_text())
     document["spec"]["volumes"][0]["emptyDir"] = {"medium": "Memory", "sizeLimit": "64Mi"}
     (tmp_path / "pod.json").write_text(json.dumps(document))
-    results = lab.compare(
-        ["file-disk"], **SMALL, runtime="local", manifest=tmp_path / "pod.json"
-    )
+    results = lab.compare(["file-disk"], **SMALL, runtime="local", manifest=tmp_path / "pod.json")
     assert "/compare, for file-disk, is on tmpfs, not on a disk" in results.about["notes"]
 
 
