@@ -101,20 +101,28 @@ def up_all(
     *,
     grace: float | None = None,
     backoff: float = 10.0,
+    idle: bool = False,
     **options: Any,
 ) -> Group:
     """As `up`, for a file with any number of Pods and Services; Pods by name.
 
     Several Pods are in one network, in which each is reached by its name and by that of a
-    Service that selects it; that takes podman or a cluster. ::
+    Service that selects it; that takes podman or a cluster. `options` and `idle` are as for
+    `up`. ::
 
         with podipc.pod.up_all("service.yaml") as pods:
             print(pods["client"]["client"].logs())
     """
+    from dataclasses import replace
+
     from podipc.pod.group import Group
+    from podipc.pod.idle import idle as made_idle
     from podipc.pod.manifest import read
 
-    return Group(read(manifest), runtime, grace=grace, backoff=backoff, **options)
+    found = read(manifest)
+    if idle:
+        found = replace(found, pods=tuple(made_idle(spec) for spec in found.pods))
+    return Group(found, runtime, grace=grace, backoff=backoff, **options)
 
 
 def start(

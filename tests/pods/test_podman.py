@@ -775,6 +775,34 @@ def test_up_all_from_python() -> None:
             pods["nobody"]
 
 
+def test_up_all_idle(tmp_path: Path) -> None:
+    """The Pods of a file without their programs: the same code asks by name, and at localhost."""
+    text = (ROOT / "k8s/pods/service.yaml").read_text()
+    names = {name: unique_name(name).lower() for name in ("server", "client")}
+    for name, own in names.items():
+        text = text.replace(f"\n  name: {name}\n", f"\n  name: {own}\n")
+    file = tmp_path / "service.yaml"
+    file.write_text(text)
+    connect = "import socket; socket.create_connection((host, 7000), 10).recv(9).decode()"
+    with up_all(file, "podman", idle=True, grace=1) as pods:
+        server, client = (pods[own][name] for name, own in names.items())
+        serving = server.background("""
+import socket
+with socket.create_server(("0.0.0.0", 7000)) as listener:
+    listener.accept()[0].sendall(b"hello")
+""")
+
+        def hello() -> str | None:
+            asked = client.run(connect, variables={"host": "tensors"})
+            return None if asked.error else str(asked.value)
+
+        assert eventually(hello, "somebody listens") == "hello"
+        serving.wait(PATIENCE).check()
+        refused = client.run(connect, variables={"host": "127.0.0.1"})
+        assert refused.error is not None
+        assert "Connection refused" in str(refused.error)
+
+
 def test_threads_at_once(make: Maker) -> None:
     """Programs, signals and questions from several threads."""
     pod = make.up(container("a", FOREVER), container("b", FOREVER))
