@@ -122,6 +122,16 @@ def test_fields_of_the_same_group_look_the_same():
     assert len(full) == 5, "what is in no group is empty"
 
 
+def test_methods_have_their_colours():
+    names = [["tcp", "shm"], ["shm", "a stranger"]]
+    from matplotlib.colors import to_rgba
+
+    (ax,) = chart.matrix("ab", "cd", names, groups=names, **SAID).axes
+    full = [p.get_facecolor() for p in ax.patches if p.get_alpha() == 1]
+    assert full[:3] == [to_rgba(style.look(name).colour) for name in ("tcp", "shm", "shm")]
+    assert len(full) == 4
+
+
 def test_shades():
     shades = [[0.0, 1.0], [0.5, float("nan")]]
     figure = chart.matrix("ab", "cd", [["0", "1"], ["0.5", ""]], shades=shades, **SAID)

@@ -336,7 +336,7 @@ def matrix(
         Of each row, what is written into its fields.
     groups
         Of each row, what its fields belong to: within a row equal ones have the same colour and
-        inner edge; None is left empty.
+        inner edge; None is left empty. Names of methods have their colours.
     shades
         Of each field from 0 to 1, how strong its colour is; NaN is left empty.
     x, y
@@ -356,7 +356,10 @@ def matrix(
         for column in range(len(columns)):
             colour, weight = sheet.theme.text, "normal"
             if groups is not None and groups[row][column] is not None:
-                _field(sheet, row, column, fills.index(groups[row][column]))
+                group = groups[row][column]
+                known = style.LOOKS.get(group) if isinstance(group, str) else None
+                fill = None if known is None else known.colour
+                _field(sheet, row, column, fills.index(group), colour=fill)
                 colour, weight = style.ON_COLOUR, "bold"
             elif shades is not None and np.isfinite(shades[row][column]):
                 _field(sheet, row, column, 0, strength=float(shades[row][column]))
@@ -382,10 +385,18 @@ def matrix(
     return sheet.finish(title, below(caption, about))
 
 
-def _field(sheet: Sheet, row: int, column: int, group: int, strength: float | None = None) -> None:
+def _field(
+    sheet: Sheet,
+    row: int,
+    column: int,
+    group: int,
+    *,
+    strength: float | None = None,
+    colour: str | None = None,
+) -> None:
     """Of a group: full, with an inner edge that differs from group to group; else pale."""
     colours = style.CONTAINER_COLOURS
-    colour = colours[group % len(colours)]
+    colour = colour or colours[group % len(colours)]
     alpha = 1.0 if strength is None else 0.05 + 0.35 * min(1.0, max(0.0, strength))
     sheet.ax.bar(
         column, 0.86, 0.94, bottom=row - 0.43, color=colour, alpha=alpha, linewidth=0
