@@ -37,6 +37,10 @@ PROOFS = {
         "server": r"served 127\.0\.0\.1:7000",
         "client": r"100 tensors there and back on 127\.0\.0\.1; any other address: .*",
     },
+    "pipeline": {
+        "preprocess": r"\d{3,} files, each answered; \d+\.\d% or more right of each kind",
+        "model": r"answered \d+ batches, learnt from \d{3,} files",
+    },
     "semaphore": {
         "left": r"mutual exclusion: counted to \d+ without the semaphore, to 40000 with it\n"
         r"a holder that died: the wait timed out, its parent released, the lock works again",
@@ -259,6 +263,8 @@ FAILURES = [
         "right",
         "counted to",
     ),
+    ("pipeline", "preprocess", "truth[first", "0 * truth[first", "preprocess", "kind only 0.0%"),
+    ("pipeline", "preprocess", "+ 64]", "+ 63]", "preprocess", "answers for"),
     ("semaphore", "right", "-1 ", "-1; lock.release()", "left", "had not given it back"),
     ("semaphore", "right", "= 2 * TURNS\n    lock", "= 7\n    lock", "left", "the counter is 7"),
     ("tensor-pod", "producer", "in modules:", "in modules[1:]:", "consumer", "every sender of"),
