@@ -5,9 +5,10 @@ set -eu
 
 usage() {
     cat <<'END'
-usage: k8s/image/build.sh [--tag NAME] [--wheel FILE] [--base NAME] [--fresh]
+usage: k8s/image/build.sh [--lab] [--tag NAME] [--wheel FILE] [--base NAME] [--fresh]
 
-  --tag NAME    the image to make (default: localhost/podipc:latest)
+  --lab         the image of k8s/lab, as Containerfile.lab makes it: JupyterLab and the course
+  --tag NAME    the image to make (default: localhost/podipc:latest, or podipc-lab with --lab)
   --wheel FILE  what to install in it (default: built from this checkout)
   --base NAME   the image of Python and numpy that is kept in podman's store, so that
                 another wheel takes seconds (default: localhost/podipc-base:latest)
@@ -18,7 +19,8 @@ without --wheel). DEBOOTSTRAP_MIRROR is where Debian's packages are, if not at i
 END
 }
 
-tag=localhost/podipc:latest
+tag=
+lab=
 base=localhost/podipc-base:latest
 wheel=
 fresh=
@@ -26,6 +28,7 @@ while [ $# -gt 0 ]; do
     case $1 in
     -h | --help) usage && exit ;;
     --fresh) fresh=1 && shift && continue ;;
+    --lab) lab=1 && shift && continue ;;
     --tag | --wheel | --base) [ $# -gt 1 ] || { usage >&2 && exit 2; } ;;
     *) echo "build.sh: no such option: $1" >&2 && usage >&2 && exit 2 ;;
     esac
@@ -36,6 +39,8 @@ while [ $# -gt 0 ]; do
     esac
     shift 2
 done
+
+[ -n "$tag" ] || tag=localhost/podipc${lab:+-lab}:latest
 
 suite=bookworm
 python=3.11 # of that suite
@@ -105,7 +110,15 @@ fi
 
 packages=$tmp/context/root/usr/local/lib/python$python/dist-packages
 mkdir -p "$tmp/context/root/usr/local/bin"
-install "$packages" --no-deps "$wheel"
+if [ -n "$lab" ]; then
+    echo "build.sh: installing JupyterLab and the rest (some minutes)"
+    install "$packages" "$wheel[notebook,k8s]"
+    mkdir -p "$tmp/context/root/usr/local" "$tmp/context/root/srv/podipc"
+    mv "$packages/share" "$tmp/context/root/usr/local/share" # where Jupyter looks for it
+    (cd "$root" && cp -r README.md notebooks k8s "$tmp/context/root/srv/podipc")
+else
+    install "$packages" --no-deps "$wheel"
+fi
 # Written for whatever runs pip.
 {
     echo '#!/usr/bin/python3'
