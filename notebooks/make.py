@@ -7,6 +7,11 @@ and saved with its outputs as ``NN_title.ipynb``. Needs `pip install 'podipc[not
     python notebooks/make.py 06                one
     python notebooks/make.py --quick --to DIR  shorter measurements, saved elsewhere
     python notebooks/make.py --check           whether each is made from its source
+    python notebooks/make.py --thumbnails      only the small pictures of README.md
+    python notebooks/make.py --page DIR        only its times: full, and quick from DIR
+
+One figure of each, small, is kept as ``figures/NN_title.png``: that of the cell with the tag
+``thumbnail``, else the first.
 
 exit codes: 0 done; 1 a cell failed, or a notebook is not what it should be; 2 wrong usage
 """
@@ -15,7 +20,10 @@ from __future__ import annotations
 
 import argparse
 import base64
+import hashlib
+import io
 import os
+import re
 import sys
 import tempfile
 import time
@@ -26,6 +34,8 @@ HERE = Path(__file__).parent
 LARGEST = 1_000_000
 """Bytes of a notebook, its figures included."""
 CELL_SECONDS = 240
+THUMBNAIL = 480
+"""Pixels across; half as many on the page."""
 
 
 def sources(names: list[str]) -> list[Path]:
@@ -108,9 +118,11 @@ def save(notebook: Any, path: Path) -> int:
     """Write it whole; the bytes."""
     import nbformat
 
+    notebook.metadata.pop("widgets", None)
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.metadata.pop("execution", None)
+            cell.outputs = [output for output in cell.outputs if not _is_bar(output)]
     text = nbformat.writes(notebook) + "\n"
     part = path.with_suffix(".part")
     part.write_text(text)
@@ -118,15 +130,106 @@ def save(notebook: Any, path: Path) -> int:
     return len(text.encode())
 
 
-def figures(notebook: Any) -> list[bytes]:
-    """Its figures as PNG, in order."""
+def _is_bar(output: Any) -> bool:
+    """A progress bar, which says nothing when it is over, and is not shown without its kernel."""
+    return "application/vnd.jupyter.widget-view+json" in output.get("data", {})
+
+
+def figures(notebook: Any, tag: str | None = None) -> list[bytes]:
+    """Its figures as PNG, in order; with a tag, those of the cells that have it."""
     return [
         base64.b64decode(output["data"]["image/png"])
         for cell in notebook.cells
-        if cell.cell_type == "code"
+        if cell.cell_type == "code" and (tag is None or tag in cell.metadata.get("tags", ()))
         for output in cell.outputs
         if "image/png" in output.get("data", {})
     ]
+
+
+def thumbnail(notebook: Any) -> bytes:
+    """One of its figures as a small PNG, in which is written of what it was made."""
+    from PIL import Image, PngImagePlugin
+
+    figure = _pictured(notebook)
+    image = Image.open(io.BytesIO(figure)).convert("RGBA")
+    image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
+    about = PngImagePlugin.PngInfo()
+    about.add_text("Source", _digest(figure))
+    out = io.BytesIO()
+    image.quantize(128, Image.Quantize.FASTOCTREE).save(out, "PNG", optimize=True, pnginfo=about)
+    return out.getvalue()
+
+
+def _pictured(notebook: Any) -> bytes:
+    return [*figures(notebook, "thumbnail"), *figures(notebook)][0]
+
+
+def _digest(figure: bytes) -> str:
+    return hashlib.sha256(figure).hexdigest()
+
+
+def _thumbnail_of(path: Path) -> Path:
+    return path.parent / "figures" / f"{path.stem}.png"
+
+
+def draw(path: Path) -> list[str]:
+    """Save the thumbnail of a notebook that was made."""
+    import nbformat
+
+    if not path.exists():
+        return [f"is not there: run notebooks/make.py {path.name[:2]}"]
+    target = _thumbnail_of(path)
+    target.parent.mkdir(exist_ok=True)
+    target.write_bytes(thumbnail(nbformat.read(path, as_version=4)))
+    return []
+
+
+def _drawn(notebook: Any, path: Path) -> list[str]:
+    """What is wrong with the thumbnail."""
+    from PIL import Image
+
+    target = _thumbnail_of(path)
+    try:
+        with Image.open(target) as image:
+            if image.info.get("Source") == _digest(_pictured(notebook)):
+                return []
+    except OSError:  # it is not there, or no picture
+        pass
+    return [f"figures/{target.name} is not of its figure: run notebooks/make.py --thumbnails"]
+
+
+ROW = re.compile(r"^(\| .*\((\d\d_\w+)\.ipynb\).* \| )([^|]*)( \|)$", re.MULTILINE)
+"""Of README.md: a notebook, and in the last field how long it runs."""
+
+
+def seconds(path: Path, *, quick: bool) -> int:
+    """How long a notebook ran when it was made. Raises ValueError."""
+    import nbformat
+
+    told = nbformat.read(path, as_version=4).metadata.get("podipc", {})
+    if told.get("quick") is not quick:
+        mode = "with" if quick else "without"
+        raise ValueError(f"{path}: was not made {mode} --quick: run notebooks/make.py")
+    return int(told["seconds"])
+
+
+def write_times(quick: Path) -> int:
+    """Say in README.md how long each of its notebooks runs; 1 where that is not known."""
+    page, missing = HERE / "README.md", []
+
+    def told(row: re.Match[str]) -> str:
+        name = f"{row[2]}.ipynb"
+        try:
+            full, short = seconds(HERE / name, quick=False), seconds(quick / name, quick=True)
+        except (OSError, ValueError) as error:
+            missing.append(str(error))
+            return row[0]
+        return f"{row[1]}{full} s, quick {short} s{row[4]}"
+
+    text = ROW.sub(told, page.read_text())
+    page.write_text(text)
+    print(*missing, sep="\n", end="\n" * bool(missing), file=sys.stderr)
+    return int(bool(missing))
 
 
 def main() -> int:
@@ -137,17 +240,23 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help="as 06; default: all")
     parser.add_argument("--quick", action="store_true", help="as PODIPC_QUICK=1")
     parser.add_argument("--to", type=Path, default=HERE, metavar="DIR", help="default: beside")
-    parser.add_argument("--check", action="store_true", help="make nothing")
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument("--check", action="store_true", help="make nothing")
+    only.add_argument("--thumbnails", action="store_true", help="execute nothing")
+    only.add_argument("--page", type=Path, metavar="DIR", help="made before with --quick --to DIR")
     options = parser.parse_args()
     if options.quick:
         os.environ["PODIPC_QUICK"] = "1"
+    if options.page is not None:
+        return write_times(options.page)
     options.to.mkdir(parents=True, exist_ok=True)
     failed = False
     for source in sources(options.names):
         path = options.to / f"{source.stem}.ipynb"
         began = time.monotonic()
-        wrong = check(source, path) if options.check else make(source, path)
-        took = "" if options.check else f"  {time.monotonic() - began:.1f} s"
+        does = check if options.check else make
+        wrong = draw(path) if options.thumbnails else does(source, path)
+        took = "" if options.check or options.thumbnails else f"  {time.monotonic() - began:.1f} s"
         for problem in wrong:
             print(f"{path.name}: {problem}", file=sys.stderr)
         if not wrong:
@@ -163,7 +272,10 @@ def check(source: Path, path: Path) -> list[str]:
     if not path.exists():
         return [f"is not there: run notebooks/make.py {source.name[:2]}"]
     size = path.stat().st_size
-    found = problems(source, nbformat.read(path, as_version=4))
+    notebook = nbformat.read(path, as_version=4)
+    found = problems(source, notebook)
+    if figures(notebook) and path.parent == HERE:
+        found += _drawn(notebook, path)
     return [*found, *([f"has {size} bytes, more than {LARGEST}"] if size > LARGEST else [])]
 
 
@@ -172,12 +284,17 @@ def make(source: Path, path: Path) -> list[str]:
     from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
     notebook = read(source)
+    began = time.monotonic()
     try:
         run(notebook)
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
         return [f"{error}"]
+    quick = os.environ.get("PODIPC_QUICK", "") not in ("", "0")
+    notebook.metadata["podipc"] = {"seconds": round(time.monotonic() - began), "quick": quick}
     size = save(notebook, path)
     found = problems(source, notebook)
+    if figures(notebook) and path.parent == HERE:
+        found += draw(path)
     return [*found, *([f"has {size} bytes, more than {LARGEST}"] if size > LARGEST else [])]
 
 
