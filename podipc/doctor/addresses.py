@@ -67,7 +67,7 @@ def uses_podipc(container: Container) -> bool:
 
 
 def may_use_shm(container: Container) -> bool:
-    """Whether it may, without an address: not if all that is seen of podipc is other things."""
+    """Whether it may, when there is no address: not if podipc is seen to do other things."""
     text = whole(container)
     return uses_podipc(container) and not (_SEEN.search(text) and not _ENDPOINT.search(text))
 
