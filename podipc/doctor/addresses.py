@@ -81,7 +81,7 @@ def find(pod: Pod) -> tuple[list[Use], list[Wrong]]:
             for match in _FOUND.finditer(text):
                 # `$(NAME)` and the like stand right behind what was found.
                 found = match[0].rstrip(".:")
-                if _NOTHING.fullmatch(match[0]) and match[0] != text:
+                if _NOTHING.fullmatch(match[0]):
                     continue
                 if _COMPUTED.search(match[0] + text[match.end() : match.end() + 1]):
                     continue
