@@ -29,6 +29,10 @@ examples:
 A round trip is a tensor there and eight bytes back; throughput is that of many
 tensors one way. Every tensor is checked at the other side.
 
+A method that cannot be measured, or whose process dies, has a line that says
+so, and the others are measured. With a tensor that arrived wrong, or a method
+of podipc whose process died, the exit code is 1.
+
 """
 
 
