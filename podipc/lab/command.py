@@ -180,6 +180,8 @@ def _role(options: argparse.Namespace, wanted: Plan) -> int:
     wait = pair.WAIT if options.wait is None else options.wait
     if options.role == "consumer":
         return roles.consumer(memory, wait, events=options.events)
+    if options.disk is not None:
+        options.disk.mkdir(mode=0o700, exist_ok=True)
     disk = options.disk or roles.DISK
     return roles.producer(wanted, memory, disk, wait, events=options.events)
 
