@@ -71,7 +71,8 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"podipc {podipc.__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    parser.set_defaults(run=_nothing, parser=parser)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     lab_command.add(commands)
     plot_command.add(commands)
     _add_ls(commands)
@@ -83,8 +84,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _nothing(options: argparse.Namespace) -> int:
+    options.parser.print_help(sys.stderr)
+    return USAGE
+
+
 WHERE = """\
-Channels are looked for where a bare name is: in $PODIPC_DIR, or /dev/shm/podipc.
+Channels are looked for where a bare name is: in $PODIPC_DIR, else in
+/dev/shm/podipc.
 
 """
 

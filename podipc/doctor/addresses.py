@@ -67,7 +67,7 @@ def uses_podipc(container: Container) -> bool:
 
 
 def may_use_shm(container: Container) -> bool:
-    """Whether it may, without an address: not if all that is seen of podipc is other things."""
+    """Whether it may, when there is no address: not if podipc is seen to do other things."""
     text = whole(container)
     return uses_podipc(container) and not (_SEEN.search(text) and not _ENDPOINT.search(text))
 
@@ -81,7 +81,7 @@ def find(pod: Pod) -> tuple[list[Use], list[Wrong]]:
             for match in _FOUND.finditer(text):
                 # `$(NAME)` and the like stand right behind what was found.
                 found = match[0].rstrip(".:")
-                if _NOTHING.fullmatch(match[0]) and match[0] != text:
+                if _NOTHING.fullmatch(match[0]):
                     continue
                 if _COMPUTED.search(match[0] + text[match.end() : match.end() + 1]):
                     continue

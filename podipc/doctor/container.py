@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from podipc import _core
 from podipc.doctor import facts
 from podipc.doctor.finding import FAIL, OK, WARN, Finding, size
+from podipc.pod.inside import probe
 
 LITTLE = 8 << 20
 """Bytes of memory with which nothing useful can be sent any more."""
@@ -96,7 +97,7 @@ def user() -> Iterator[Finding]:
 
 def seccomp() -> Iterator[Finding]:
     """Whether system calls are filtered; that those needed pass is for `kernel` to find out."""
-    rows = facts.status()
+    rows = probe.status_of("self")
     mode = rows.get("Seccomp", "")
     text = _SECCOMP.get(mode, "not told by the kernel")
     if rows.get("NoNewPrivs") == "1":
@@ -136,11 +137,11 @@ def judge_files(files: int) -> Finding:
 
 def pid1() -> Iterator[Finding]:
     """Whether PID 1 looks after those that have ended."""
-    own = facts.status()
+    own = probe.status_of("self")
     if own.get("Pid") == "1":
         yield Finding(OK, "PID 1", "is this command")
         return
-    name = facts.status(1).get("Name", "?")
+    name = probe.status_of(1).get("Name", "?")
     dead = facts.zombies()
     if not dead:
         yield Finding(OK, "PID 1", f"is {name}; it has left no zombies")

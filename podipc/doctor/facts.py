@@ -5,15 +5,14 @@ Everything fits into JSON; None stands for what cannot be known here.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import platform
 import re
 import sys
-from pathlib import Path
 from typing import Any
 
 import podipc
+from podipc.pod.inside import probe
 
 NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts")
 FIRST_PID_NAMESPACE = "pid:[4026531836]"
@@ -35,7 +34,7 @@ def collect() -> dict[str, Any]:
         "gid": os.getegid(),
         "groups": sorted(os.getgroups()),
         "umask": umask(),
-        "libc": libc(),
+        "libc": probe.libc(),
         "kernel": platform.release(),
         "arch": platform.machine(),
         "page_size": os.sysconf("SC_PAGE_SIZE"),
@@ -73,27 +72,10 @@ def sysctl(name: str) -> int | None:
         return None
 
 
-def status(pid: int | str = "self") -> dict[str, str]:
-    """The rows of /proc/PID/status; empty if there are none."""
-    rows = (read(f"/proc/{pid}/status") or "").splitlines()
-    return {key: value.strip() for key, _, value in (row.partition(":") for row in rows)}
-
-
 def umask() -> int | None:
     """The file mode mask, without changing it even for a moment."""
-    text = status().get("Umask")
+    text = probe.status_of("self").get("Umask")
     return int(text, 8) if text else None
-
-
-def libc() -> str:
-    """The C library and its version, where that can be told."""
-    with contextlib.suppress(OSError, ValueError):
-        if version := os.confstr("CS_GNU_LIBC_VERSION"):
-            return version
-    name = " ".join(platform.libc_ver()).strip()
-    if not name and any(Path("/lib").glob("ld-musl-*")):
-        name = "musl"
-    return name or "unknown"
 
 
 def identity(path: str) -> list[int] | None:
@@ -111,20 +93,15 @@ def mounts() -> list[dict[str, Any]]:
     Keys: ``target``, ``type`` (of file system), ``read_only``, and ``in_place``: it is at the
     path that it has in its file system, as the root is and what is no volume of a Pod.
     """
-    found = []
-    for row in (read("/proc/self/mountinfo") or "").splitlines():
-        before, _, after = row.partition(" - ")
-        words = before.split()
-        if len(words) > 5 and after:
-            found.append(
-                {
-                    "target": re.sub(r"\\([0-7]{3})", lambda m: chr(int(m[1], 8)), words[4]),
-                    "type": after.split()[0],
-                    "read_only": "ro" in words[5].split(","),
-                    "in_place": words[3] == words[4],
-                }
-            )
-    return found
+    return [
+        {
+            "target": mount["target"],
+            "type": mount["fstype"],
+            "read_only": "ro" in mount["flags"].split(","),
+            "in_place": mount["root"] == mount["target"],
+        }
+        for mount in probe.mountinfo()
+    ]
 
 
 def volumes() -> list[dict[str, Any]]:
@@ -195,7 +172,7 @@ def zombies() -> list[tuple[int, str]]:
     for entry in os.scandir("/proc"):
         if not entry.name.isdigit():
             continue
-        rows = status(entry.name)
+        rows = probe.status_of(entry.name)
         if rows.get("State", "").startswith("Z") and rows.get("PPid") == "1":
             found.append((int(entry.name), rows.get("Name", "?")))
     return found

@@ -20,6 +20,7 @@ import podipc
 from podipc import _core
 from podipc.doctor import facts
 from podipc.doctor.finding import FAIL, OK, WARN, Finding
+from podipc.pod.inside import probe
 
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 _SEAL_FUTURE_WRITE = 0x10
@@ -36,7 +37,7 @@ def versions() -> Iterator[Finding]:
         OK,
         "versions",
         f"podipc {podipc.__version__}, Python {platform.python_version()}, numpy {np.__version__}, "
-        f"{facts.libc()}",
+        f"{probe.libc()}",
     )
     yield Finding(
         OK,

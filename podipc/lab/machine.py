@@ -14,9 +14,9 @@ from typing import Any
 
 from podipc import _core
 from podipc.doctor import facts
+from podipc.pod.inside import probe
 
 PACKAGES = ("podipc", "numpy", "iceoryx2", "pyzmq", "faster-fifo", "safetensors")
-_NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts")
 
 
 def describe() -> dict[str, Any]:
@@ -36,12 +36,12 @@ def host() -> dict[str, Any]:
         "cpu": _cpu_model(),
         "arch": platform.machine(),
         "cpus": os.cpu_count(),
-        "memory": _memory(),
+        "memory": facts.machine_memory(),
         "page_size": os.sysconf("SC_PAGE_SIZE"),
         "kernel": platform.release(),
         "byte_order": sys.byteorder,
         "load": os.getloadavg()[0],
-        "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        "governor": facts.read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
         "thp": _chosen("/sys/kernel/mm/transparent_hugepage/enabled"),
         "thp_shmem": _chosen("/sys/kernel/mm/transparent_hugepage/shmem_enabled"),
         "virtual": _virtual(),
@@ -62,7 +62,7 @@ def container() -> dict[str, Any]:
         "cpus": sorted(os.sched_getaffinity(0)),
         "limits": limits(),
         "shm": _shm(),
-        "namespaces": {name: _link(f"/proc/self/ns/{name}") for name in _NAMESPACES},
+        "namespaces": {name: facts.link(f"/proc/self/ns/{name}") for name in facts.NAMESPACES},
     }
 
 
@@ -74,7 +74,7 @@ def limits() -> dict[str, Any]:
     found = _core.limits()
     memory, cpus = found["memory"], found["cpus"]
     return {
-        "memory": memory if memory < (_memory() or 0) else None,
+        "memory": memory if memory < (facts.machine_memory() or 0) else None,
         "cpus": cpus if cpus < len(os.sched_getaffinity(0)) else None,
     }
 
@@ -87,52 +87,28 @@ def place(path: Path) -> dict[str, str | None]:
 
 def versions() -> dict[str, str]:
     """Versions of what takes part in a measurement, where installed."""
-    found = {"python": platform.python_version(), "libc": _libc()}
+    found = {"python": platform.python_version(), "libc": probe.libc()}
     for name in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
     return found
 
 
-def _read(path: str) -> str | None:
-    try:
-        return Path(path).read_text().strip()
-    except OSError:
-        return None
-
-
-def _link(path: str) -> str | None:
-    try:
-        return os.readlink(path)
-    except OSError:
-        return None
-
-
 def _chosen(path: str) -> str | None:
     """Of ``always [madvise] never`` the one in brackets."""
-    found = re.search(r"\[(\w+)\]", _read(path) or "")
+    found = re.search(r"\[(\w+)\]", facts.read(path) or "")
     return found[1] if found else None
 
 
-def _memory() -> int | None:
-    found = re.search(r"^MemTotal:\s*(\d+) kB", _read("/proc/meminfo") or "", re.MULTILINE)
-    return int(found[1]) * 1024 if found else None
-
-
 def _shm() -> dict[str, int] | None:
-    try:
-        found = os.statvfs("/dev/shm")
-    except OSError:
+    found = probe.shm()
+    if found is None:
         return None
-    return {
-        "size": found.f_blocks * found.f_frsize,
-        "free": found.f_bavail * found.f_frsize,
-        "device": os.stat("/dev/shm").st_dev,
-    }
+    return {"size": found["size"], "free": found["free"], "device": found["dev"]}
 
 
 def _cpu_model() -> str:
-    for line in (_read("/proc/cpuinfo") or "").splitlines():
+    for line in (facts.read("/proc/cpuinfo") or "").splitlines():
         if line.startswith(("model name", "Model")):
             return line.partition(":")[2].strip()
     return platform.machine()
@@ -140,18 +116,8 @@ def _cpu_model() -> str:
 
 def _virtual() -> bool | None:
     """x86 says it in the flags of the processor; others by what the firmware names."""
-    if re.search(r"^flags\b.*\bhypervisor\b", _read("/proc/cpuinfo") or "", re.MULTILINE):
+    if re.search(r"^flags\b.*\bhypervisor\b", facts.read("/proc/cpuinfo") or "", re.MULTILINE):
         return True
-    if _read("/sys/hypervisor/type") or _read("/proc/device-tree/hypervisor/compatible"):
+    if facts.read("/sys/hypervisor/type") or facts.read("/proc/device-tree/hypervisor/compatible"):
         return True
     return False if platform.machine() in ("x86_64", "i686") else None
-
-
-def _libc() -> str:
-    """The C library and its version; musl does not tell `platform.libc_ver`."""
-    try:
-        if version := os.confstr("CS_GNU_LIBC_VERSION"):
-            return version
-    except (OSError, ValueError):
-        pass
-    return " ".join(platform.libc_ver()).strip() or "unknown"

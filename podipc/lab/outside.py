@@ -304,8 +304,9 @@ def _plain(document: dict[str, Any], plan: Plan) -> Iterator[runtime.Pod]:
     document = _adapted(document, plan, "plain")
     spec = document["pod"]["spec"]
     spec.pop("volumes", None)
-    disk = Path(tempfile.mkdtemp(prefix="podipc-compare-"))
-    memory = Path("/dev/shm") / f"podipc-{secrets.token_hex(4)}"
+    # Not made here: until the Pod is there, nobody would remove it after a SIGKILL.
+    name = f"podipc-compare-{secrets.token_hex(8)}"
+    disk, memory = Path(tempfile.gettempdir()) / name, Path("/dev/shm") / name
     places = ["--memory", str(memory), "--disk", str(disk)]
     for container in spec["containers"]:
         container.pop("volumeMounts", None)

@@ -24,23 +24,24 @@ if TYPE_CHECKING:
 
 EXAMPLES = """\
 examples:
-  podipc pod run pod.yaml                     until it ends; what it prints, and its result
-  podipc pod up pod.yaml                      in the background
-  podipc pod logs pod.yaml -f                 a Pod is named by its file or by its name
+  podipc pod run pod.yaml        until it ends; what it prints, and its result
+  podipc pod up pod.yaml         in the background
+  podipc pod logs pod.yaml -f    a Pod is named by its file or by its name
   podipc pod exec my-pod -c consumer -- ls -l /dev/shm
   podipc pod list --json | jq '.[].phase'
   podipc pod down my-pod
 
-A Pod is a Kubernetes manifest, in YAML (needs PyYAML: pip install 'podipc[pod]') or JSON. The
-runtime `local` needs no container engine and uses no images: each container is a program of
-this machine in namespaces of its own. `podman` runs real containers. `kubernetes`
-runs it in the cluster of the kubeconfig (pip install 'podipc[k8s]'). `auto` is podman if it is
-here and has every image of the manifest, else local. What else the manifest asks for and there
-is not is said, one line each, on standard error.
+A Pod is a Kubernetes manifest, in YAML (needs PyYAML: pip install
+'podipc[pod]') or JSON. The runtime `local` needs no container engine and uses
+no images: each container is a program of this machine in namespaces of its own.
+`podman` runs real containers. `kubernetes` runs it in the cluster of the
+kubeconfig (pip install 'podipc[k8s]'). `auto` is podman if it is here and has
+every image of the manifest, else local. What else the manifest asks for and
+there is not is said, one line each, on standard error.
 
-Several Pods in one file are in one network of podman, or in a cluster, each reached by its name
-and by that of a Service that selects it. `run` ends when all but those with restartPolicy Always
-have ended, and succeeds if these have.
+Several Pods in one file are in one network of podman, or in a cluster, each
+reached by its name and by that of a Service that selects it. `run` ends when
+all but those with restartPolicy Always have ended, and succeeds if these have.
 
 """
 

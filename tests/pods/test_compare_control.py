@@ -194,8 +194,9 @@ def test_another_driver_is_told_that_the_consumer_is_taken(memory, start, tmp_pa
 
 
 def worker_of(consumer):
-    children = Path(f"/proc/{consumer.pid}/task/{consumer.pid}/children").read_text()
-    return int(children)
+    """Its process, which is started once the driver has been greeted."""
+    children = Path(f"/proc/{consumer.pid}/task/{consumer.pid}/children")
+    return int(eventually(lambda: children.read_text().strip(), "a worker"))
 
 
 @pytest.mark.parametrize("lost", ["producer", "consumer"])

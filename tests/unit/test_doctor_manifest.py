@@ -64,10 +64,32 @@ def test_nothing_is_wrong() -> None:
     assert check(container("a"), container("b")) == []
 
 
+def test_a_method_that_is_only_spoken_of_is_no_address() -> None:
+    told = SEND + "\nprint('over fifo://, or fifo://.')"
+    assert check(container("a", told), container("b")) == []
+    one(
+        check(container("a", f"{told}\n'fifo://x'"), container("b")),
+        *("warn", "spec.containers[0].args[0]", "'fifo://x'", ""),
+    )
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"command": ["podipc", "logd"], "args": []},
+        {"args": ["import podipc; podipc.Semaphore.create('/x')"]},
+    ],
+    ids=["logd", "semaphore"],
+)
+def test_what_does_not_spin_may_have_one_processor(fields: dict[str, Any]) -> None:
+    few = {"limits": {"memory": "512Mi", "cpu": "1"}}
+    assert check(container("a"), container("b", **fields, resources=few)) == []
+
+
 @pytest.mark.parametrize("file", sorted((ROOT / "k8s").rglob("pods/*.yaml")), ids=lambda p: p.name)
 def test_manifests_of_this_repository(file: Path) -> None:
     pytest.importorskip("yaml", reason="PyYAML is not installed")
-    assert [f for f in manifests.check(file) if f.level == "fail"] == []
+    assert [f for f in manifests.check(file) if f.level != "ok"] == []
 
 
 SHARED = {"name": "shared", "emptyDir": {}}
