@@ -1,5 +1,7 @@
 """What the commands of `podipc` have in common: exit codes, and wrong arguments."""
 
+import argparse
+
 OK, FAILED, USAGE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 
 EXIT_CODES = """\
@@ -18,3 +20,14 @@ class Usage(Exception):
 def printable(text: str) -> str:
     """The text with a question mark for whatever could do something to a terminal."""
     return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def seconds(text: str) -> float:
+    """Seconds, from 0; a type of arguments."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1e9:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0")
+    return value

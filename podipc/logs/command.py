@@ -7,7 +7,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING
 
-from podipc.console import FAILED, INTERRUPTED, OK, Usage
+from podipc.console import FAILED, INTERRUPTED, OK, Usage, seconds
 
 if TYPE_CHECKING:
     from podipc.logs.agent import Agent
@@ -109,7 +109,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     limits.add_argument(
         "--grace",
         metavar="S",
-        type=_seconds,
+        type=seconds,
         default=5.0,
         help="seconds to write what it has when it is told to end (default: 5)",
     )
@@ -140,17 +140,6 @@ def _count(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 4):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 999")
     return int(text)
-
-
-def _seconds(text: str) -> float:
-    """Seconds, from 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < 1e6:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0")
-    return value
 
 
 def _logd(options: argparse.Namespace) -> int:

@@ -15,9 +15,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from podipc._core import PodipcError
-from podipc.console import FAILED, OK, USAGE, Usage
+from podipc.console import FAILED, OK, USAGE, Usage, seconds
 from podipc.pod import RUNTIMES, manifest, notes_of
-from podipc.pod.errors import ManifestError, PodError
+from podipc.pod.children import environment
+from podipc.pod.errors import ManifestError, PodError, UnknownPod
 
 if TYPE_CHECKING:
     from podipc.pod.group import Group
@@ -73,7 +74,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         _runtime(action)
         action.add_argument(
             "--grace",
-            type=_seconds,
+            type=seconds,
             metavar="S",
             help="seconds between SIGTERM and SIGKILL, instead of terminationGracePeriodSeconds",
         )
@@ -94,7 +95,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
     down = _action(actions, "down", _down, "end it; nothing of it is left")
     down.add_argument("pod", metavar="POD", help="its name, or its manifest")
-    down.add_argument("--grace", type=_seconds, metavar="S", help="as for up")
+    down.add_argument("--grace", type=seconds, metavar="S", help="as for up")
 
     every = _action(actions, "list", _list, "the Pods in the background")
     every.add_argument("--json", action="store_true", help="with all that is known of them")
@@ -138,17 +139,6 @@ def _place(options: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
-def _seconds(text: str) -> float:
-    """Seconds, from 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < 1e9:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0")
-    return value
-
-
 def _guarded(run: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
     def guarded(options: argparse.Namespace) -> int:
         try:
@@ -175,9 +165,7 @@ def _say_notes(found: list[str], read: manifest.Manifest | None = None) -> None:
         _say(f"note: {note}")
 
 
-def _unused(
-    read: manifest.Manifest, options: argparse.Namespace
-) -> manifest.Manifest | None:
+def _unused(read: manifest.Manifest, options: argparse.Namespace) -> manifest.Manifest | None:
     """The file, unless the runtime creates all that is in it."""
     return None if options.runtime == "kubernetes" else read
 
@@ -317,7 +305,7 @@ def _up(options: argparse.Namespace) -> int:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,
-        env=_environment(),
+        env=environment(),
     ) as keeper:
         assert keeper.stdout is not None
         assert keeper.stderr is not None
@@ -345,15 +333,6 @@ def _up(options: argparse.Namespace) -> int:
         for pod in read.pods:
             print(f"Pod {pod.name} is up")
     return OK
-
-
-def _environment() -> dict[str, str]:
-    """Ours, in which the keeper finds the same podipc."""
-    import podipc
-
-    root = os.path.dirname(os.path.dirname(os.path.abspath(podipc.__file__)))
-    paths = [root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}
 
 
 def _names(word: str) -> list[str]:
@@ -405,6 +384,8 @@ def _logs(options: argparse.Namespace) -> int:
         for container in _status(pod)["containers"]
         if options.container in (None, container["name"])
     }
+    if not sources:
+        raise UnknownPod(f"no Pod of {options.pod} has a container {options.container!r}")
     if options.follow:
         _Output(sources).show()
         return OK

@@ -8,7 +8,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 
-import podipc
+from podipc.pod.children import environment
 from podipc.pod.errors import NotHere
 from podipc.pod.guardian import Guardian
 
@@ -40,7 +40,7 @@ class Guard:
         command = [sys.executable, "-m", "podipc.pod.kubernetes.delete", namespace, name, instance]
         command += ["--context", context] if context else []
         if_marked = ["sh", "-c", 'test ! -e "$0" || exec "$@"', self._mark, *command]
-        self._guardian.at_end(if_marked, _environment())
+        self._guardian.at_end(if_marked, environment())
 
     def close(self, *, is_gone: bool) -> list[str]:
         """Carry that out now, the deletion unless the Pod `is_gone`; what failed, a line each."""
@@ -48,10 +48,3 @@ class Guard:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._mark)
         return self._guardian.close()
-
-
-def _environment() -> dict[str, str]:
-    """Ours, in which the same podipc is found."""
-    root = os.path.dirname(os.path.dirname(os.path.abspath(podipc.__file__)))
-    paths = [root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}

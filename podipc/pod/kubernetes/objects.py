@@ -180,9 +180,7 @@ def _forbidden(spec: manifests.Pod, namespace: str, error: Forbidden) -> NoRetur
     raise NotHere(f"{spec.source}: namespace {namespace!r}: {error}; {advice}") from error
 
 
-def _refused(
-    spec: manifests.Pod, namespace: str, kind: str, name: str, error: Refused
-) -> NoReturn:
+def _refused(spec: manifests.Pod, namespace: str, kind: str, name: str, error: Refused) -> NoReturn:
     if error.reason == "AlreadyExists":
         raise _taken(spec, namespace, kind, name) from error
     if error.status == 404:
