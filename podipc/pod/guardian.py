@@ -26,6 +26,9 @@ from typing import Any, NamedTuple
 _PATIENCE = 60.0
 """Seconds that each command at the end may take."""
 
+_RUNS = 120.0
+"""Seconds that a command may take that the parent waits for."""
+
 
 class Completed(NamedTuple):
     """How a command ended: its exit code, or minus the signal, and what it printed."""
@@ -79,7 +82,8 @@ class Guardian:
     def run(self, command: Sequence[str], text: str = "") -> Completed:
         """Run a command to its end, with `text` on its standard input.
 
-        It goes on if the parent dies, and what is to be done at the end is done after it.
+        It goes on if the parent dies, and what is to be done at the end is done after it. One
+        that takes more than two minutes is killed.
 
         Raises
         ------
@@ -170,7 +174,7 @@ def _serve(connection: socket.socket, parent: int) -> None:
         for line in _Lines(connection, parent):
             message = json.loads(line)
             if "run" in message:
-                _answer(connection, _run(message["run"], message["input"], message["env"], None))
+                _answer(connection, _run(message["run"], message["input"], message["env"], _RUNS))
             elif "end" in message:
                 failed = _finish(todo)
                 todo.clear()
@@ -188,9 +192,7 @@ def _answer(connection: socket.socket, answer: dict[str, Any]) -> None:
     connection.sendall(json.dumps(answer).encode() + b"\n")
 
 
-def _run(
-    command: list[str], text: str, env: dict[str, str], timeout: float | None
-) -> dict[str, Any]:
+def _run(command: list[str], text: str, env: dict[str, str], timeout: float) -> dict[str, Any]:
     try:
         done = subprocess.run(
             command,

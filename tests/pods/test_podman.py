@@ -481,19 +481,24 @@ def test_a_container_that_ends_at_once(make: Maker) -> None:
 
 
 def test_without_podman(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    code = "import podipc.pod as p, json, sys; p.up(json.loads(sys.argv[1]), 'podman')"
+    code = (
+        "import podipc.pod as p, json, sys; from podipc.pod.podman import client;"
+        "client.PATIENCE = float(sys.argv[2]); p.up(json.loads(sys.argv[1]), 'podman')"
+    )
     env = {**os.environ, "PATH": str(tmp_path), "PYTHONPATH": str(ROOT)}
     document_ = json.dumps(document(container("a", "true")))
     for script, reason in (
         (None, "podman, which is not in PATH: apt-get install podman"),
         ("echo broken >&2; exit 1", "podman cannot run here: broken"),
         ("echo podman version 3.4.1", "needs podman 4.0 or later, not 3.4.1"),
+        ("exec /bin/sleep 1000", "podman --version has given no answer within 2 s"),
     ):
+        patience = "2" if script and "sleep" in script else str(PATIENCE)
         if script is not None:
             (tmp_path / "podman").write_text(f"#!/bin/sh\n{script}\n")
             (tmp_path / "podman").chmod(0o755)
         done = subprocess.run(
-            [sys.executable, "-c", code, document_],
+            [sys.executable, "-c", code, document_, patience],
             check=False,
             capture_output=True,
             text=True,

@@ -40,6 +40,7 @@ from podipc._core import (
     Timeout,
     pidfd_signal,
 )
+from podipc.pod.deaf import is_deaf
 from podipc.pod.errors import CommandNotFound, InvalidName, NameTaken
 from podipc.pod.runtime import DEVNULL, PIPE, STDOUT, Stream
 
@@ -80,8 +81,6 @@ class Container:
         pidfd: int,
         status: int,
         pipes: Mapping[int, IO[bytes]],
-        *,
-        is_init: bool,
     ) -> None:
         self.name = name
         self.pid = pid
@@ -91,7 +90,6 @@ class Container:
         self.stderr = pipes.get(2)
         self._pidfd = pidfd
         self._status = status
-        self._is_init = is_init
         # Held while a descriptor is used or closed: its number may be another's at once.
         self._using = threading.Lock()
 
@@ -183,15 +181,7 @@ class Container:
 
     def is_deaf(self) -> bool:
         """Whether SIGTERM, if sent just now, was dropped by the kernel."""
-        if not self._is_init:
-            return False
-        try:
-            text = Path(f"/proc/{self.pid}/status").read_text()
-        except OSError:
-            return False
-        fields = dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
-        noticed = int(fields.get("SigCgt", "f" * 16), 16) | int(fields.get("SigBlk", "0"), 16)
-        return not noticed >> (signal.SIGTERM - 1) & 1
+        return is_deaf(self.pid)
 
 
 def stop_all(containers: Collection[Container], grace: float) -> None:
@@ -471,8 +461,7 @@ class Pod:
                     raise _not_found(name, argv[0], paths, environment) from None
                 raise
             ours.pop_all()
-        is_init = self.isolation["pid"] and inside is None
-        return Container(name, pid, pidfd, status, pipes, is_init=is_init)
+        return Container(name, pid, pidfd, status, pipes)
 
     def close(self) -> None:
         """End all containers (SIGTERM, `grace` seconds, SIGKILL) and the Pod. Idempotent.

@@ -72,9 +72,7 @@ class Sandbox(supervisor.Sandbox):
             for c in spec.everyone()
         }
         _check(spec)
-        self.pod = namespaces.Pod(
-            _label(spec.name), shm_bytes=shm_bytes, isolate=isolate, grace=0
-        )
+        self.pod = namespaces.Pod(_label(spec.name), shm_bytes=shm_bytes, isolate=isolate, grace=0)
         try:
             self._prepare(at_end)
         except BaseException:

@@ -16,6 +16,8 @@ from podipc.pod.errors import NotHere
 
 INSTALL = "apt-get install podman runc netavark aardvark-dns catatonit (or your system's packages)"
 BUILD = "k8s/image/build.sh"
+PATIENCE = 120.0
+"""Seconds after which a podman that gives no answer is ended."""
 
 
 @functools.cache
@@ -53,17 +55,36 @@ def version() -> tuple[int, ...]:
 
 
 def call(words: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    """Run podman with these arguments to its end."""
-    return subprocess.run(
-        [program(), *words],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        check=False,
-        # A Ctrl-C is for whoever runs the Pod, who then ends it in order.
-        start_new_session=True,
-    )
+    """Run podman with these arguments to its end.
+
+    Raises
+    ------
+    NotHere
+        It has not ended after `PATIENCE`.
+    """
+    return _run(words, capture_output=True, text=True, errors="replace")
+
+
+def call_into(output: int, words: Sequence[str], directory: str) -> int:
+    """As `call`, in a directory and with what it prints written to a descriptor; its exit code."""
+    return _run(words, cwd=directory, stdout=output, stderr=output).returncode
+
+
+def _run(words: Sequence[str], **place: Any) -> subprocess.CompletedProcess[Any]:
+    try:
+        return subprocess.run(
+            [program(), *words],
+            stdin=subprocess.DEVNULL,
+            check=False,
+            timeout=PATIENCE,
+            # A Ctrl-C is for whoever runs the Pod, who then ends it in order.
+            start_new_session=True,
+            **place,
+        )
+    except subprocess.TimeoutExpired:
+        raise NotHere(
+            f"podman {words[0]} has given no answer within {PATIENCE:g} s; does podman ps?"
+        ) from None
 
 
 def ask(words: Sequence[str]) -> str:

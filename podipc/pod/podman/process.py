@@ -17,6 +17,7 @@ import threading
 from pathlib import Path
 
 from podipc._core import Timeout
+from podipc.pod.deaf import is_deaf
 from podipc.pod.podman import client
 
 
@@ -71,23 +72,15 @@ class Process:
 
     def is_deaf(self) -> bool:
         """Whether SIGTERM, if sent just now, was dropped by the kernel."""
-        try:
-            text = Path(f"/proc/{self.pid}/status").read_text()
-        except OSError:
-            return False
-        fields = dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
-        if fields.get("NSpid", "").split()[-1:] != ["1"]:
-            return False
-        noticed = int(fields.get("SigCgt", "f" * 16), 16) | int(fields.get("SigBlk", "0"), 16)
-        return not noticed >> (signal.SIGTERM - 1) & 1
+        return is_deaf(self.pid)
 
     def has_ended(self) -> bool:
         """Whether its main process has; podman may not know yet."""
         with self._using:
-            return self._main < 0 or _readable(self._main, 0)
+            return self._main < 0 or readable(self._main, 0)
 
     def _wait(self, timeout: float | None) -> int | None:
-        if self.returncode is not None or not _readable(self._monitor, timeout):
+        if self.returncode is not None or not readable(self._monitor, timeout):
             return self.returncode
         self.returncode = self._ended()
         with self._using:
@@ -114,7 +107,8 @@ class Process:
         return exit_code(int(state["ExitCode"]))
 
 
-def _readable(fd: int, timeout: float | None) -> bool:
+def readable(fd: int, timeout: float | None) -> bool:
+    """Whether a descriptor can be read, after at most `timeout` seconds."""
     poller = select.poll()
     poller.register(fd, select.POLLIN)
     return bool(poller.poll(None if timeout is None else max(0.0, timeout) * 1000))

@@ -13,13 +13,14 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from typing import IO
 
 from podipc._core import Closed, SystemCallError, Timeout
 from podipc.pod.errors import CommandNotFound
 from podipc.pod.podman import client
-from podipc.pod.podman.process import Process, exit_code
+from podipc.pod.podman.process import Process, exit_code, readable
 from podipc.pod.runtime import DEVNULL, STDOUT, Stream
 
 _AS_THIRD = """
@@ -132,7 +133,7 @@ def start(
         os.close(write)
         write = -1
         try:
-            answer = _line(read)
+            answer = _line(read, client.PATIENCE)
         except BaseException:
             # Ctrl-C. The shell ends as well: nobody reads who it is.
             exec_client.kill()
@@ -165,10 +166,16 @@ def start(
     )
 
 
-def _line(fd: int) -> str:
+def _line(fd: int, timeout: float) -> str:
     """What is written there until the other ends are closed."""
     data = b""
-    while piece := os.read(fd, 65536):
+    deadline = time.monotonic() + timeout
+    while True:
+        if not readable(fd, deadline - time.monotonic()):
+            raise Timeout(f"podman exec has not started the program within {timeout:g} s")
+        piece = os.read(fd, 65536)
+        if not piece:
+            break
         data += piece
         if data.endswith(b"\n"):
             break

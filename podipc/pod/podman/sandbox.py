@@ -12,7 +12,6 @@ import contextlib
 import json
 import os
 import secrets
-import subprocess
 import sys
 import uuid
 from collections.abc import Sequence
@@ -96,17 +95,10 @@ class Sandbox(supervisor.Sandbox):
         read, write = os.pipe2(os.O_CLOEXEC)
         try:
             try:
-                code = subprocess.run(
-                    [client.program(), "init", identity],
-                    # The monitor of the container stays there, and leaves a file if the
-                    # kernel kills for want of memory. It goes with the container.
-                    cwd=os.path.dirname(pid_file),
-                    stdin=subprocess.DEVNULL,
-                    stdout=write,
-                    stderr=write,
-                    check=False,
-                    start_new_session=True,
-                ).returncode
+                # The monitor of the container stays there, and leaves a file if the
+                # kernel kills for want of memory. It goes with the container.
+                place = os.path.dirname(pid_file)
+                code = client.call_into(write, ["init", identity], place)
             finally:
                 os.close(write)
             if code != 0:

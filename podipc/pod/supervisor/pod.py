@@ -107,6 +107,12 @@ class Pod(observed.Pod):
             self._finish()
 
     def _finish(self) -> None:
+        try:
+            self._finish_containers()
+        finally:
+            self._finish_states()
+
+    def _finish_containers(self) -> None:
         # The Pod's own process and its volumes stay until close().
         running = [c._process for c in self.containers.values() if c._process]
         for process in running:
@@ -118,6 +124,9 @@ class Pod(observed.Pod):
             self._drain(container)
             if container._prober is not None:
                 container._prober.join()
+
+    def _finish_states(self) -> None:
+        for container in self.containers.values():
             container._log.end()
         with self._changed:
             for container in self.containers.values():
