@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import importlib
 import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Protocol, Self
 
+from podipc.deadline import Deadline
 from podipc.pod import manifest as manifests
 from podipc.pod import resolved, start
 from podipc.pod.errors import ManifestError, UnknownPod
@@ -148,9 +148,9 @@ class Group(Mapping[str, Pod]):
 
     def ready(self, timeout: float | None = None) -> None:
         """Wait until all containers of all Pods have been started; see `Pod.ready`."""
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = Deadline(timeout)
         for pod in self._pods.values():
-            pod.ready(_left(deadline))
+            pod.ready(deadline.left())
 
     def wait(self, timeout: float | None = None) -> str:
         """Wait until all Pods that count have ended; ``Succeeded`` or ``Failed``.
@@ -160,9 +160,9 @@ class Group(Mapping[str, Pod]):
         Timeout
             One still runs after `timeout` seconds.
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = Deadline(timeout)
         for pod in self._counting():
-            pod.wait(_left(deadline))
+            pod.wait(deadline.left())
         return self.phase
 
     def end(self, name: str) -> None:
@@ -188,10 +188,6 @@ class Group(Mapping[str, Pod]):
     def _counting(self) -> list[Pod]:
         pods = list(self._pods.values())
         return [pod for pod in pods if pod.spec.restart != "Always"] or pods
-
-
-def _left(deadline: float | None) -> float | None:
-    return None if deadline is None else max(0.0, deadline - time.monotonic())
 
 
 def _network(manifest: manifests.Manifest, runtime: str) -> Network:

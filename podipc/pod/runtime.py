@@ -208,8 +208,9 @@ class Container(abc.ABC):
         code
             What to execute. If it ends with an expression, that is the value.
         timeout
-            Seconds after which it is interrupted, with KeyboardInterrupt; waiting for its
-            turn is counted.
+            Seconds after which it is interrupted, with KeyboardInterrupt; opening the session
+            and waiting for its turn are counted. Code that does not heed that, such as a long
+            computation in C, is given up after 5 seconds more, and goes on.
         variables
             Set before it runs: JSON values, tuples, arrays without objects in them.
         on_output

@@ -14,6 +14,7 @@ from subprocess import PIPE
 from typing import TYPE_CHECKING, Any
 
 from podipc._core import Closed, PodipcError, Timeout
+from podipc.deadline import Deadline
 from podipc.pod import inside
 from podipc.pod.errors import CommandNotFound, ContainerDied, PodError, SessionDied
 from podipc.pod.live.output import Listener
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Live", "Running"]
 
+_NEVER = Deadline(None)
 _SETTLE = 5.0
 """Seconds that code gets to end after an interrupt."""
 _NOTICE = 2.0
@@ -115,14 +117,12 @@ class Live:
         name: str | None,
     ) -> Result:
         """As `Container.run`."""
-        began = time.monotonic()
-        session = self._open()
-        left = None if timeout is None else max(0.0, timeout - (time.monotonic() - began))
+        deadline = Deadline(timeout)
+        session = self._open(deadline)
         asked = self._asked(code, variables, listener, name, background=False)
-        run = session.begin(asked, left)
-        left = None if timeout is None else max(0.0, timeout - (time.monotonic() - began))
+        run = session.begin(asked, deadline.left())
         try:
-            return session.wait(run, listener, left)
+            return session.wait(run, listener, deadline.left())
         except Timeout:
             raise self._timed_out(session, run, listener, timeout) from None
         except PodipcError:
@@ -180,9 +180,11 @@ class Live:
             name = f"<{self._container.name}:{next(self._cells)}>"
         return Asked(code, name, variables or {}, background, listener is not None)
 
-    def _open(self) -> Session:
+    def _open(self, deadline: Deadline = _NEVER) -> Session:
         container = self._container
-        with self._opening:
+        if not self._opening.acquire(timeout=deadline.left()):
+            raise Timeout(f"container {container.name!r}: Python did not come up in it in time")
+        try:
             session = self._session
             if session is not None and container.restarts != self._restarts:
                 # What it ran in is gone, and that is about to be heard.
@@ -193,9 +195,14 @@ class Live:
             self._session = None
             restarts = self._restarts = container.restarts
             self._session = Session(
-                self._start(), container.name, lambda how: self._explain(how, restarts)
+                self._start(),
+                container.name,
+                lambda how: self._explain(how, restarts),
+                deadline.left(),
             )
             return self._session
+        finally:
+            self._opening.release()
 
     def _start(self) -> Any:
         container = self._container

@@ -30,7 +30,7 @@ class Output:
             stream: codecs.getincrementaldecoder("utf-8")("replace") for stream in STREAMS
         }
         self._waiting = 0
-        self.dropped = 0
+        self._dropped = 0
 
     def append(self, stream: int, data: bytes) -> bool:
         """Keep a piece; whether it is taken with that, because nobody listens."""
@@ -38,7 +38,7 @@ class Output:
         kept += data
         if len(kept) > LIMIT + (1 << 20):
             surplus = len(kept) - LIMIT
-            self.dropped += surplus
+            self._dropped += surplus
             del kept[:surplus]
         if self._has_listener:
             self._pieces.append((stream, data))
@@ -46,6 +46,11 @@ class Output:
             if self._waiting > _MOST_WAITING:
                 raise ValueError(f"{self._waiting} bytes of output, faster than they are taken")
         return not self._has_listener
+
+    @property
+    def dropped(self) -> int:
+        """Bytes that are kept no more."""
+        return self._dropped + sum(max(0, len(kept) - LIMIT) for kept in self._kept.values())
 
     def pending(self) -> bool:
         """Whether the listener has not had all of it."""
@@ -77,4 +82,4 @@ class Output:
 
     def text(self, stream: int) -> str:
         """What is kept of a stream."""
-        return self._kept[stream].decode(errors="replace")
+        return self._kept[stream][-LIMIT:].decode(errors="replace")

@@ -6,12 +6,12 @@ import contextlib
 import itertools
 import queue
 import threading
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import IO, Any, cast
 
 from podipc._core import Closed, PodipcError, Timeout
+from podipc.deadline import Deadline
 from podipc.pod.errors import PodError, RemoteError, SessionDied
 from podipc.pod.inside import probe, sources, wire
 from podipc.pod.live.output import STREAMS, Listener, Output
@@ -75,6 +75,8 @@ class Session:
         The name of the container, for messages.
     explain
         Makes the exception out of how the program ended. Called by a thread of this class.
+    timeout
+        Seconds in which its Python has to come up.
 
     Attributes
     ----------
@@ -88,7 +90,11 @@ class Session:
     """
 
     def __init__(
-        self, program: Any, container: str, explain: Callable[[Exit], PodipcError]
+        self,
+        program: Any,
+        container: str,
+        explain: Callable[[Exit], PodipcError],
+        timeout: float | None = None,
     ) -> None:
         self._program = program
         self._container = container
@@ -114,8 +120,11 @@ class Session:
         for thread in self._threads:
             thread.start()
         try:
-            self._until(lambda: self._hello, _OPEN, "Python did not come up in it")
+            patience = _OPEN if timeout is None else min(timeout, _OPEN)
+            self._until(lambda: self._hello, patience, "Python did not come up in it")
         except BaseException:
+            # Nothing runs in it that could be ended in order.
+            program.kill()
             self.close()
             raise
 
@@ -130,10 +139,10 @@ class Session:
         parts: list[bytes] = []
         if asked.variables:
             tree, parts = _packed(asked.variables)
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = Deadline(timeout)
         with self._changed:
             if not asked.background:
-                self._until(lambda: self._foreground is None, _left(deadline), "other code runs")
+                self._until(lambda: self._foreground is None, deadline.left(), "other code runs")
             self._check()
             number = next(self._numbers)
             run = Run(
@@ -164,14 +173,14 @@ class Session:
         SessionDied
             The Python there has ended.
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = Deadline(timeout)
         while True:
             with self._changed:
                 self._changed.wait_for(
                     lambda: (
                         run.result or self.error or (listener is not None and run.output.pending())
                     ),
-                    _left(deadline),
+                    deadline.left(),
                 )
                 pieces = run.output.take() if listener is not None else []
                 result, error = run.result, self.error
@@ -180,7 +189,7 @@ class Session:
                 run.output.tell(listener, stream, data)
                 self._acknowledge(run, len(data))
             if result is None and error is None:
-                if deadline is not None and time.monotonic() >= deadline:
+                if deadline.passed:
                     raise Timeout(
                         f"the code in container {self._container!r} still runs after {timeout} s"
                     )
@@ -259,7 +268,8 @@ class Session:
             self._changed.wait_for(lambda: condition() or self.error is not None, timeout)
             self._check()
             if not condition():
-                raise Timeout(f"container {self._container!r}: {what}, after {timeout} s")
+                after = "" if timeout is None else f", after {timeout:.3g} s"
+                raise Timeout(f"container {self._container!r}: {what}{after}")
 
     def _send(self, message: dict[str, Any], parts: list[bytes] | None = None) -> None:
         self._outgoing.put(wire.frame(message, parts or []))
@@ -357,10 +367,6 @@ class Session:
             self.error = error
             self._foreground = None
             self._changed.notify_all()
-
-
-def _left(deadline: float | None) -> float | None:
-    return None if deadline is None else max(0.0, deadline - time.monotonic())
 
 
 def _packed(variables: Mapping[str, Any]) -> tuple[Any, list[bytes]]:
