@@ -183,6 +183,9 @@ class Container(abc.ABC):
             It does not run.
         CommandNotFound
             It has no such program.
+        NotPermitted
+            There is something of that name that cannot be executed; in a cluster that is
+            CommandNotFound or SystemCallError, as the container engine puts it.
         SystemCallError
             Anything else that was refused.
         """

@@ -346,8 +346,8 @@ def test_exec(make: Maker) -> None:
     program.close()
     with pytest.raises(CommandNotFound, match="no program 'no-such' in its PATH, '/"):
         pod["a"].exec(["no-such"])
-    with pytest.raises(CommandNotFound, match="there is no program '/usr'"):
-        pod["a"].exec(["/usr"])
+    with pytest.raises(CommandNotFound, match="there is no program '/usr/no'"):
+        pod["a"].exec(["/usr/no"])
     pod["over"].wait(PATIENCE)
     with pytest.raises(podipc.Closed, match="'over' does not run: terminated"):
         pod["over"].exec(["true"])

@@ -107,3 +107,17 @@ def test_an_interrupted_end_is_an_end_at_once(start: Start) -> None:
         assert exists.returncode == 1
     assert host_traces() == before
     pod.close()
+
+
+def test_what_cannot_be_executed_is_not_said_to_be_missing(start: Start) -> None:
+    pod = start(container("a", STUBBORN))
+    for path in ("/etc", "/etc/passwd"):
+        with pytest.raises(podipc.NotPermitted, match=f"'a': .*'{path}'"):
+            pod["a"].exec([path], stdout=DEVNULL, stderr=DEVNULL)
+
+
+def test_the_environment_knows_where_it_is(start: Start) -> None:
+    pod = start(container("a", STUBBORN, workingDir="/tmp"))
+    look = "import os, socket; [os.environ.get('HOSTNAME') == socket.gethostname(), os.getcwd()]"
+    assert pod["a"].run(look).unwrap() == [True, "/tmp"]
+    assert pod["a"].run("os.environ.get('PWD', os.getcwd())").unwrap() == "/tmp"

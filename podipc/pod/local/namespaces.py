@@ -429,6 +429,9 @@ class Pod:
         if not argv:
             raise ValueError(f"the command of container {name!r} is empty")
         paths = _candidates(argv[0], environment)
+        if cwd is not None and environment.get("PWD") == os.environ.get("PWD"):
+            # Ours would be wrong there.
+            environment = {**environment, "PWD": os.fspath(cwd)}
         if uid is not None or gid is not None:
             uid, gid = self.may_become(name, uid, gid, groups)
 

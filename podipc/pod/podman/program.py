@@ -17,7 +17,7 @@ import time
 from collections.abc import Sequence
 from typing import IO
 
-from podipc._core import Closed, SystemCallError, Timeout
+from podipc._core import Closed, NotPermitted, SystemCallError, Timeout
 from podipc.pod.errors import CommandNotFound
 from podipc.pod.podman import client
 from podipc.pod.podman.process import Process, exit_code, readable
@@ -49,7 +49,11 @@ case $1 in
     unset IFS
     ;;
 esac
-if [ -z "$found" ] || [ ! -f "$found" ] || [ ! -x "$found" ]; then
+if [ -e "$found" ] && { [ ! -f "$found" ] || [ ! -x "$found" ]; }; then
+    echo denied >&3
+    exit 126
+fi
+if [ ! -e "$found" ]; then
     echo "missing $PATH" >&3
     exit 127
 fi
@@ -147,7 +151,7 @@ def start(
     if what == "pid":
         return Program(exec_client, _find(process, int(rest)))
     program = Program(exec_client, None)
-    code = program.wait()
+    code = program.wait(client.PATIENCE)
     program.close()
     if what == "missing":
         error = CommandNotFound(
@@ -156,6 +160,10 @@ def start(
         )
         error.errno, error.call = errno.ENOENT, "execve"
         raise error
+    if what == "denied":
+        denied = NotPermitted(f"container {name!r}: {command[0]!r} cannot be executed")
+        denied.errno, denied.call = errno.EACCES, "execve"
+        raise denied
     if process.has_ended():
         raise Closed(f"container {name!r} does not run: it has ended")
     if code in (126, 127):

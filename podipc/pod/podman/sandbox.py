@@ -59,7 +59,11 @@ class Sandbox(supervisor.Sandbox):
         self.notes = notes.of(spec)
         self._token = secrets.token_hex(8)
         uid = str(uuid.uuid4())
-        self._env = {c.name: environment.variables(spec, c, uid, "podman") for c in spec.everyone()}
+        # As the container engine of a cluster sets it.
+        host = {"HOSTNAME": str(spec.document["spec"].get("hostname") or spec.name)}
+        self._env = {
+            c.name: host | environment.variables(spec, c, uid, "podman") for c in spec.everyone()
+        }
         self._kills = dict.fromkeys(self._env, 0)
         self._runs: dict[str, Process] = {}
         self._volumes = {
