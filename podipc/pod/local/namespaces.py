@@ -21,13 +21,8 @@ import contextlib
 import errno
 import os
 import re
-import select
-import signal
-import threading
-import time
 import warnings
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import IO, Self, TypeAlias
 
@@ -37,11 +32,10 @@ from podipc._core import (
     NotFound,
     NotPermitted,
     SystemCallError,
-    Timeout,
-    pidfd_signal,
 )
-from podipc.pod.deaf import is_deaf
 from podipc.pod.errors import CommandNotFound, InvalidName, NameTaken
+from podipc.pod.local import refusals
+from podipc.pod.local.process import Container, stop_all
 from podipc.pod.runtime import DEVNULL, PIPE, STDOUT, Stream
 
 __all__ = ["DEVNULL", "PIPE", "STDOUT", "Container", "Pod"]
@@ -53,148 +47,7 @@ Operation: TypeAlias = tuple[str, ...]
 _KEEP = -1
 _NOTICE = 0.5
 """Seconds in which the end of a container is heard of."""
-_KILLED = -int(signal.SIGKILL)
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
-
-
-class Container:
-    """One container of a `Pod`, made by `Pod.start`.
-
-    One thread waits for it; any may send it signals meanwhile.
-
-    Attributes
-    ----------
-    name
-        Its name in the Pod; its host name as well.
-    pid
-        Its process, as seen from here; inside it is PID 1.
-    returncode
-        None while it runs; then its exit code, or minus the signal that ended it.
-    stdin, stdout, stderr
-        Binary files at our ends of the pipes, where ``PIPE`` was asked for, else None.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        pid: int,
-        pidfd: int,
-        status: int,
-        pipes: Mapping[int, IO[bytes]],
-    ) -> None:
-        self.name = name
-        self.pid = pid
-        self.returncode: int | None = None
-        self.stdin = pipes.get(0)
-        self.stdout = pipes.get(1)
-        self.stderr = pipes.get(2)
-        self._pidfd = pidfd
-        self._status = status
-        # Held while a descriptor is used or closed: its number may be another's at once.
-        self._using = threading.Lock()
-
-    def __repr__(self) -> str:
-        state = "running" if self.returncode is None else f"ended with {self.returncode}"
-        return f"<container {self.name!r}, PID {self.pid}, {state}>"
-
-    def fileno(self) -> int:
-        """A descriptor that is readable once it has ended, for `select` and the like."""
-        if self._status < 0:
-            raise ValueError(f"container {self.name!r} has ended and been waited for")
-        return self._status
-
-    def poll(self) -> int | None:
-        """The exit code, or None if it still runs. Does not wait."""
-        return self._wait(0)
-
-    def wait(self, timeout: float | None = None) -> int:
-        """Wait until it has ended; the exit code, as in `returncode`.
-
-        Raises
-        ------
-        Timeout
-            It still runs after `timeout` seconds; it goes on running.
-        """
-        code = self._wait(timeout)
-        if code is None:
-            raise Timeout(f"container {self.name!r} still runs after {timeout} s")
-        return code
-
-    def send_signal(self, number: int) -> None:
-        """Send a signal to its main process; nothing happens if that has ended.
-
-        As PID 1 it only gets signals that it handles, except SIGKILL and SIGSTOP.
-        """
-        # Whether it has ended is not looked at: it may be another thread that waits for that.
-        with self._using:
-            if self._pidfd >= 0:
-                pidfd_signal(self._pidfd, number)
-
-    def terminate(self) -> None:
-        """Send SIGTERM, which PID 1 does not notice unless it handles it."""
-        self.send_signal(signal.SIGTERM)
-
-    def kill(self) -> None:
-        """Send SIGKILL. All processes of the container die with the main one."""
-        self.send_signal(signal.SIGKILL)
-
-    def stop(self, grace: float = 30.0) -> int:
-        """Send SIGTERM, after `grace` seconds SIGKILL, as Kubernetes does; the exit code.
-
-        Does not wait for a program that cannot notice SIGTERM.
-        """
-        stop_all([self], grace)
-        return self.wait()
-
-    def close(self) -> None:
-        """Close our ends of its pipes. `Pod.close` does it for those in `Pod.containers`."""
-        for pipe in (self.stdin, self.stdout, self.stderr):
-            if pipe is not None:
-                with contextlib.suppress(OSError):
-                    pipe.close()
-
-    def has_ended(self, timeout: float = 0) -> bool:
-        """Whether it has ended, after at most `timeout` seconds; nothing is closed by that."""
-        status = self._status
-        return status < 0 or _readable(status, timeout)
-
-    def _wait(self, timeout: float | None) -> int | None:
-        status = self._status
-        if status >= 0 and _readable(status, timeout):
-            with self._using:
-                if self._status >= 0:
-                    self._take()
-        return self.returncode
-
-    def _take(self) -> None:
-        """Take over how it has ended."""
-        status = os.read(self._status, 4)
-        # Without a status all of the Pod went at once.
-        self.returncode = (
-            os.waitstatus_to_exitcode(int.from_bytes(status, "little"))
-            if len(status) == 4
-            else _KILLED
-        )
-        os.close(self._status)
-        os.close(self._pidfd)
-        self._status = self._pidfd = -1
-
-    def is_deaf(self) -> bool:
-        """Whether SIGTERM, if sent just now, was dropped by the kernel."""
-        return is_deaf(self.pid)
-
-
-def stop_all(containers: Collection[Container], grace: float) -> None:
-    """End containers together: SIGTERM, up to `grace` seconds for all, SIGKILL."""
-    deadline = time.monotonic() + grace
-    for container in containers:
-        container.terminate()
-    for container in containers:
-        if not container.is_deaf():
-            container._wait(max(0.0, deadline - time.monotonic()))
-        container.kill()
-    for container in containers:
-        container.wait()
 
 
 class Pod:
@@ -250,7 +103,7 @@ class Pod:
         self._infra = Infra(shm_bytes, isolate)
         parts = self._infra.parts
         self.isolation = {part: error == 0 for part, error in parts.items()}
-        self.notes = _notes(parts, self._infra.refused, shm_bytes, isolate)
+        self.notes = refusals.notes(parts, self._infra.refused, shm_bytes, isolate)
 
     def __enter__(self) -> Self:
         return self
@@ -517,12 +370,6 @@ def _encoded(operations: Sequence[Operation]) -> tuple[bytes, ...]:
     return tuple(os.fsencode(word) for op in operations for word in (*op, "", "", "")[:4])
 
 
-def _readable(fd: int, timeout: float | None) -> bool:
-    poller = select.poll()
-    poller.register(fd, select.POLLIN)
-    return bool(poller.poll(None if timeout is None else max(0, timeout) * 1000))
-
-
 def _candidates(program: bytes, env: Mapping[str, str]) -> tuple[bytes, ...]:
     if b"/" in program:
         return (program,)
@@ -595,61 +442,3 @@ def _is_open(fd: int) -> bool:
     except OSError:
         return False
     return True
-
-
-_LACKING = {
-    "pid": "no PID namespace: containers see the processes of the host, and are not PID 1",
-    "mount": "no mount namespace: /dev/shm and /proc are those of the host",
-    "net": "no network namespace: 127.0.0.1 and its ports are those of the host",
-    "ipc": "no IPC namespace: System V IPC and message queues are those of the host",
-    "uts": "no UTS namespace: the host name is that of the host",
-    "proc": "no /proc of their own: containers see the processes of the host",
-    "shm": "no /dev/shm of {shm_bytes} bytes: it is that of the host",
-}
-
-
-def _notes(
-    parts: Mapping[str, int], refused: tuple[str, int] | None, shm_bytes: int, isolate: bool
-) -> list[str]:
-    plain = "plain processes of the host, nothing is isolated: "
-    refusals = {part: error for part, error in parts.items() if error > 0}
-    if not isolate:
-        return [plain + "as asked for"]
-    if any(error == 0 for error in parts.values()):
-        return [
-            f"{_LACKING[part].format(shm_bytes=shm_bytes)}: {_reason(part, error)}"
-            for part, error in refusals.items()
-        ]
-    if refused is not None:
-        what, error = refused
-        return [f"{plain}{what}: {_reason('user', error)}"]
-    # An ordinary user has nothing without the user namespace, which comes first.
-    part, error = next(iter(refusals.items()))
-    return [f"{plain}{part} namespaces are refused: {_reason(part, error)}"]
-
-
-def _reason(part: str, error: int) -> str:
-    """What the kernel said, and which of its settings is known to say that."""
-    text = os.strerror(error)
-    if error == errno.ENOSPC:
-        return f"{text} (sysctl user.max_{part}_namespaces)"
-    if error not in (errno.EPERM, errno.EACCES):
-        return text
-    if part == "user":
-        for setting, allowed in (
-            ("kernel.apparmor_restrict_unprivileged_userns", "0"),
-            ("kernel.unprivileged_userns_clone", "1"),
-        ):
-            found = _read("/proc/sys/" + setting.replace(".", "/")).strip()
-            if found not in ("", allowed):
-                return f"{text} (sysctl {setting}={found}; root may set it to {allowed})"
-    if "\nSeccomp:\t2" in _read("/proc/self/status"):
-        return f"{text} (perhaps by the seccomp profile: it has to allow clone, unshare and mount)"
-    return text
-
-
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text()
-    except OSError:
-        return ""

@@ -253,9 +253,10 @@ class Pod(observed.Pod):
             container.state = "terminated"
             self._changed.notify_all()
 
-    def _drain(self, container: Container, *, close: bool = True) -> None:
-        """Take what a container has printed."""
-        while container._pipe is not None:
+    def _drain(self, container: Container, *, close: bool = True, most: int = 1 << 30) -> None:
+        """Take what a container has printed, at most so many pieces."""
+        while container._pipe is not None and most > 0:
+            most -= 1
             try:
                 data = os.read(container._pipe, 65536)
             except BlockingIOError:
@@ -280,7 +281,8 @@ class Pod(observed.Pod):
                 with contextlib.suppress(BlockingIOError):
                     os.read(self._wake_read, 4096)
             elif isinstance(key.data, Container):
-                self._drain(key.data, close=False)
+                # One that prints faster than it is read must not keep this from the others.
+                self._drain(key.data, close=False, most=16)
 
     def _wake(self) -> None:
         with self._changed:
