@@ -71,6 +71,7 @@ def up(
     Returns
     -------
     Pod
+        Any thread may use it.
         ``pod["NAME"]`` is a container: ``logs()``, ``kill()``, ``restart()``, ``wait()``,
         ``exec()``; and, where its image has a ``python3``, ``run()`` and ``background()``, which
         execute Python in it and keep its variables, ``interrupt()``, ``end_session()`` and

@@ -348,7 +348,6 @@ def test_no_python_in_the_container(start: Start, runtime: str) -> None:
 # Output
 
 
-@everywhere
 def test_a_python_that_does_not_come_up_is_not_waited_for_longer(
     start: Start, tmp_path: Path
 ) -> None:
@@ -360,6 +359,7 @@ def test_a_python_that_does_not_come_up_is_not_waited_for_longer(
         a.run("1", timeout=0.3)
 
 
+@everywhere
 def test_output_in_order_and_kept_apart(a: Container) -> None:
     heard = Heard()
     result = a.run(

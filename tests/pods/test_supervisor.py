@@ -1,4 +1,4 @@
-"""Restarts, signals and ends that come at the wrong moment; on the runtimes that we supervise."""
+"""Restarts, signals and ends at the wrong moment, where this process starts the containers."""
 
 import contextlib
 import os
