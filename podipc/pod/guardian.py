@@ -69,6 +69,7 @@ class Guardian:
         self._socket = ours
         self._stream = ours.makefile("rb")
         self._lock = threading.Lock()
+        self._asked = 0
         self._owner = os.getpid()
 
     def at_end(self, command: Sequence[str], env: Mapping[str, str] | None = None) -> None:
@@ -91,8 +92,7 @@ class Guardian:
             The program cannot be started, or the guardian is no more.
         """
         with self._lock:
-            self._tell({"run": list(command), "input": text, "env": dict(os.environ)})
-            answer = self._hear()
+            answer = self._ask({"run": list(command), "input": text, "env": dict(os.environ)})
         if "errno" in answer:
             raise OSError(answer["errno"], os.strerror(answer["errno"]), command[0])
         return Completed(answer["code"], answer["out"], answer["err"])
@@ -109,8 +109,7 @@ class Guardian:
                 return []
             failed: list[str] = []
             try:
-                self._tell({"end": True})
-                failed = self._hear()["failed"]
+                failed = self._ask({"end": True})["failed"]
             except OSError as error:
                 failed = [f"the guardian: {error}"]
             finally:
@@ -126,6 +125,14 @@ class Guardian:
 
     def _tell(self, message: dict[str, Any]) -> None:
         self._socket.sendall(json.dumps(message).encode() + b"\n")
+
+    def _ask(self, message: dict[str, Any]) -> dict[str, Any]:
+        self._asked += 1
+        self._tell({**message, "number": self._asked})
+        # What was asked earlier and not waited for, because of a Ctrl-C, is answered first.
+        while (answer := self._hear())["number"] != self._asked:
+            pass
+        return answer
 
     def _hear(self) -> dict[str, Any]:
         line = self._stream.readline()
@@ -174,11 +181,12 @@ def _serve(connection: socket.socket, parent: int) -> None:
         for line in _Lines(connection, parent):
             message = json.loads(line)
             if "run" in message:
-                _answer(connection, _run(message["run"], message["input"], message["env"], _RUNS))
+                done = _run(message["run"], message["input"], message["env"], _RUNS)
+                _answer(connection, message, done)
             elif "end" in message:
                 failed = _finish(todo)
                 todo.clear()
-                _answer(connection, {"failed": failed})
+                _answer(connection, message, {"failed": failed})
                 return
             else:
                 todo.append(message)
@@ -188,8 +196,8 @@ def _serve(connection: socket.socket, parent: int) -> None:
         _finish(todo)
 
 
-def _answer(connection: socket.socket, answer: dict[str, Any]) -> None:
-    connection.sendall(json.dumps(answer).encode() + b"\n")
+def _answer(connection: socket.socket, message: dict[str, Any], answer: dict[str, Any]) -> None:
+    connection.sendall(json.dumps({**answer, "number": message["number"]}).encode() + b"\n")
 
 
 def _run(command: list[str], text: str, env: dict[str, str], timeout: float) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -86,4 +87,14 @@ def test_signals_from_a_terminal_do_not_end_it(tmp_path: Path) -> None:
         os.kill(guardian._process.pid, number)
     ignored = guardian.run(["grep", "SigIgn", "/proc/self/status"]).out.split()[1]
     assert not int(ignored, 16) & (1 << signal.SIGTERM - 1), "what it starts can be ended"
+    assert guardian.close() == []
+
+
+def test_an_answer_that_was_not_waited_for() -> None:
+    """Ctrl-C while something runs: what is asked next gets its own answer."""
+    guardian = Guardian()
+    threading.Timer(0.3, os.kill, [os.getpid(), signal.SIGINT]).start()
+    with pytest.raises(KeyboardInterrupt):
+        guardian.run(["sh", "-c", "sleep 1; echo late"])
+    assert guardian.run(["echo", "mine"]).out == "mine\n"
     assert guardian.close() == []
