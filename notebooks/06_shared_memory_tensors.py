@@ -212,7 +212,7 @@ shared_numpy = np.shares_memory(np.from_dlpack(y), y)
 %%container producer --get unchanged
 unchanged = bool((b == 1).all())
 
-# %%
+# %% tags=["thumbnail"]
 touched = list(private_kib)
 kib = [private_kib[pages] for pages in touched]
 chart.lines(
@@ -267,7 +267,8 @@ print(torch_says)
 # was received, and an answer of one byte, which always comes back through shared memory. Not in
 # the time: computing the content. The ways take turns, so that a disturbance of the machine hits
 # all of them. In its turn each way is used four times, and the first time does not count: then
-# the caches are full of what another way has copied.
+# the caches are full of what another way has copied. `?wait=spin` keeps both sides awake while
+# they wait: what it costs to be woken up is another matter (notebook 05), and would hide this one.
 
 # %%
 SIZES = [1 << power for power in ([12, 15, 18, 21, 24] if QUICK else range(12, 25))]
@@ -278,9 +279,9 @@ WAYS = ["loan", "one copy", "tcp", "pickle"]
 %%container consumer --background --send SIZES,ROUNDS,TURN,WAYS
 from multiprocessing.connection import Listener
 
-frames = podipc.receiver("shm://measured")
+frames = podipc.receiver("shm://measured?wait=spin")
 stream = podipc.receiver("tcp://127.0.0.1:9001")
-answers = podipc.sender("shm://answers")
+answers = podipc.sender("shm://answers?wait=spin")
 with Listener("/dev/shm/pickled.sock") as listener, listener.accept() as pickled:
     take = {"loan": frames.recv, "one copy": frames.recv, "tcp": stream.recv,
             "pickle": pickled.recv}
@@ -302,8 +303,8 @@ from multiprocessing.connection import Client
 
 while not os.path.exists("/dev/shm/pickled.sock"):
     time.sleep(0.01)
-frames, stream = podipc.sender("shm://measured"), podipc.sender("tcp://127.0.0.1:9001")
-answers = podipc.receiver("shm://answers")
+frames, stream = podipc.sender("shm://measured?wait=spin"), podipc.sender("tcp://127.0.0.1:9001")
+answers = podipc.receiver("shm://answers?wait=spin")
 pickled = Client("/dev/shm/pickled.sock")
 
 def lend(array):
