@@ -212,7 +212,7 @@ shared_numpy = np.shares_memory(np.from_dlpack(y), y)
 %%container producer --get unchanged
 unchanged = bool((b == 1).all())
 
-# %% tags=["thumbnail"]
+# %%
 touched = list(private_kib)
 kib = [private_kib[pages] for pages in touched]
 chart.lines(
@@ -329,7 +329,7 @@ for size in SIZES:
 for channel in (frames, stream, answers, pickled):
     channel.close()
 
-# %%
+# %% tags=["thumbnail"]
 median = {way: {size: float(np.median(t)) for size, t in times[way].items()} for way in WAYS}
 small, large = SIZES[0], SIZES[-1]
 growth = {way: median[way][large] / median[way][small] for way in WAYS}
