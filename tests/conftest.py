@@ -39,14 +39,6 @@ POSSIBLE_SKIP = "not possible here:"
 _PR_SET_CHILD_SUBREAPER = 36
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    # Pods are looked for on all of the machine, so their tests run one after the other.
-    for item in items:
-        if {"pods", "notebooks"} & set(item.path.parts):
-            item.add_marker(pytest.mark.xdist_group("pods"))
-
-
 def pytest_configure(config: pytest.Config) -> None:
     # Orphans of a child then come to this process, where the leak check sees them.
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
