@@ -123,7 +123,8 @@ def save(notebook: Any, path: Path) -> int:
         if cell.cell_type == "code":
             cell.metadata.pop("execution", None)
             cell.outputs = [output for output in cell.outputs if not _is_bar(output)]
-    text = nbformat.writes(notebook) + "\n"
+    # Where Python happens to be on this machine is of no use to a reader.
+    text = nbformat.writes(notebook).replace(sys.prefix, ".venv") + "\n"
     part = path.with_suffix(".part")
     part.write_text(text)
     os.replace(part, path)

@@ -371,6 +371,8 @@ class Facts:
 
         return table(self)
 
+    __repr__ = __str__
+
     def _repr_html_(self) -> str:
         from podipc.pod.facts_html import html
 
