@@ -7,12 +7,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from podipc.console import printable
 from podipc.pod import manifest as manifests
 from podipc.pod.errors import PodError
 
 __all__ = ["Facts", "Stats"]
 
 WIDTH = 80
+_LONGEST = 4096
+"""Characters of a text that are kept."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,7 @@ class _Reader:
         return None if found is None else float(found)
 
     def text(self, key: str) -> str:
-        return printable(self._get(key, str) or "")
+        return printable((self._get(key, str) or "")[:_LONGEST])
 
     def flag(self, key: str) -> bool:
         return bool(self._get(key, bool))
@@ -128,7 +131,7 @@ class _Reader:
         for value in found:
             if type(value) is not kind:
                 raise PodError(f"container {self._container!r} says of its {key}: {value!r:.100}")
-        return [printable(value) if kind is str else value for value in found]
+        return [printable(value[:_LONGEST]) if kind is str else value for value in found]
 
     def within(self, values: Iterable[Any]) -> list[_Reader]:
         return [_Reader(self._container, value) for value in values]
@@ -395,8 +398,3 @@ def size(number: int | None) -> str:
             return f"{amount:.4g} {unit}"
         amount /= 1024
     return f"{amount:.4g} TiB"
-
-
-def printable(text: str) -> str:
-    """Without what would move the cursor of a terminal."""
-    return "".join(c if c.isprintable() else "?" for c in text)[:4096]

@@ -8,21 +8,18 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from podipc.lab.notebook.show import Raised
 from podipc.pod.errors import PodError, RemoteError
 from podipc.pod.result import Result
 from podipc.pod.runtime import Container
 
 
-class CellFailed(PodError):
+class CellFailed(Raised):
     """A cell failed in a container; shown as the traceback there, without the lines here."""
 
     def __init__(self, container: str, text: str) -> None:
         super().__init__(text)
         self.container = container
-
-    def _render_traceback_(self) -> list[str]:
-        """What IPython prints of it."""
-        return str(self).splitlines()
 
 
 class Shown:

@@ -18,7 +18,7 @@ class Raised(PodError):
 
     def _render_traceback_(self) -> list[str]:
         """What IPython prints of it."""
-        return [f"{line}" for line in str(self).splitlines()]
+        return str(self).splitlines()
 
 
 @dataclass(frozen=True)
