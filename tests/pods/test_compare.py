@@ -347,15 +347,18 @@ def test_a_method_of_podipc_that_dies_is_a_failure(compare):
 
 @pytest.mark.peers
 def test_a_peer_that_gets_sigbus(compare):
-    """It touches memory that /dev/shm has no room for; what comes after it is measured."""
+    """One sample is more than /dev/shm has, so it must touch memory that is not there.
+
+    (Of smaller ones it depends on the receiver's pace how many are used.)
+    What comes after it is measured."""
     pytest.importorskip("iceoryx2", reason="the extra peers is not installed")
     ran = compare(
-        *("--methods", "iceoryx2,shm,file", "--sizes", "64,1M", *SMALL[2:]),
+        *("--methods", "iceoryx2,shm,unix", "--sizes", "64,8M", *SMALL[2:]),
         *("--shm-size", "8M", "--json", "-"),
     )
     found = {(r["method"], r["size"]): r["error"] for r in rows_of(ran)}
     if json.loads(ran.stdout)["about"]["isolation"]["shm"]:
-        assert "died (signal 7)" in found.pop(("iceoryx2", 1 << 20))
+        assert "died (signal 7)" in found.pop(("iceoryx2", 8 << 20))
     assert not any(found.values())
 
 

@@ -656,7 +656,8 @@ def test_stats_follow_what_the_container_does(start: Start) -> None:
                            "while time.process_time() < end: pass")  # fmt: skip
     burning.wait(PATIENCE)
     after, other_after = a.stats(), b.stats()
-    assert 50 << 20 <= (after.memory or 0) - before.memory < 90 << 20
+    # A cgroup is charged in batches of pages for each CPU, and what `before` counted may be gone.
+    assert 45 << 20 <= (after.memory or 0) - before.memory < 90 << 20
     assert 0.4 <= (after.cpu or 0) - before.cpu < 5
     assert abs((other_after.memory or 0) - (other.memory or 0)) < 20 << 20
     assert (other_after.cpu or 0) - (other.cpu or 0) < 0.4
