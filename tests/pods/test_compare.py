@@ -350,7 +350,8 @@ def test_a_peer_that_gets_sigbus(compare):
     """One sample is more than /dev/shm has, so it must touch memory that is not there.
 
     (Of smaller ones it depends on the receiver's pace how many are used.)
-    What comes after it is measured."""
+    What comes after it is measured.
+    """
     pytest.importorskip("iceoryx2", reason="the extra peers is not installed")
     ran = compare(
         *("--methods", "iceoryx2,shm,unix", "--sizes", "64,8M", *SMALL[2:]),

@@ -238,6 +238,7 @@ def test_limits_and_a_container_that_runs_out_of_memory(
     assert pod["greedy"].wait(PATIENCE) == -signal.SIGKILL
     assert pod["greedy"].reason == "OOMKilled"
     assert pod["greedy"].logs() == "begins\n"
+    assert pod["a"].exec(greedy).wait(PATIENCE) == -signal.SIGKILL
     # The same exit code for another reason.
     pod["killed"].kill()
     assert pod["killed"].wait(PATIENCE) == -signal.SIGKILL
