@@ -137,7 +137,7 @@ def _table(results: Results, against: Results | None) -> str:
     good.sort(key=lambda pair: (*table.column(pair[1]), pair[1].percentile(50)))
     best, lines = display.fastest(results.rows), []
     for number, row in good:
-        trip, stream = (_compared(*found[number]) if found else ([], []))
+        trip, stream = _compared(*found[number]) if found else ([], [])
         cells = [*_first(row), *trip, _rate(row.bytes_per_s), *stream, *_more(row, best)]
         lines.append("".join(_cell(n, c) for n, c in zip(names, cells, strict=True)))
     failed = table.failures(results.rows)

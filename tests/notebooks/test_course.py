@@ -77,9 +77,7 @@ def test_times_are_those_of_the_notebooks(course: Path) -> None:
     assert (course / "README.md").read_text() == row
 
 
-def test_a_time_of_the_wrong_mode_is_none(
-    course: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_time_of_the_wrong_mode_is_none(course: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert make.write_times(course) == 1, "both full"
     assert "was not made with --quick" in capsys.readouterr().err
     shutil.rmtree(course / "quick")

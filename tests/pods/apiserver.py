@@ -247,9 +247,7 @@ def status_of(state, runs, end, error):
     elif error is not None and not runs:
         # As containerd words it.
         text = 'exec: "none": executable file not found in $PATH: unknown'
-        status["state"] = {
-            "terminated": {"exitCode": 128, "reason": "StartError", "message": text}
-        }
+        status["state"] = {"terminated": {"exitCode": 128, "reason": "StartError", "message": text}}
     else:
         status["state"] = {"waiting": {"reason": "PodInitializing"}}
     if runs > 1 or state == "backoff":

@@ -187,8 +187,9 @@ def test_an_image_without_a_shell(a, cluster):
 
 
 def test_whoever_reads_no_more_is_no_problem(a):
-    program = a.exec(["sh", "-c", "i=0; while [ $i -lt 2000 ]; do echo $i; i=$((i+1)); done"],
-                     stdout=PIPE)
+    program = a.exec(
+        ["sh", "-c", "i=0; while [ $i -lt 2000 ]; do echo $i; i=$((i+1)); done"], stdout=PIPE
+    )
     program.stdout.readline()
     program.stdout.close()
     assert program.wait(PATIENCE) == 0

@@ -58,7 +58,7 @@ def example(tmp_path):
 def test_code_in_containers():
     """As printed, at the root of a checkout."""
     (code,) = [block for block in blocks("python") if "podipc.pod" in block]
-    said = run(sys.executable, "-c", code.replace(".yaml\"", ".yaml\", \"local\""), cwd=ROOT)
+    said = run(sys.executable, "-c", code.replace('.yaml"', '.yaml", "local"'), cwd=ROOT)
     assert re.search(r"producer: [\d.]+ MiB of 128 MiB", said)
     assert re.search(r"net +127.0.0.1, ports +shared", said)
 

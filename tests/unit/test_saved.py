@@ -204,9 +204,7 @@ def test_html_is_sorted_and_says_where(results):
     assert tuple(head) == display.HEADS
     assert len(rows) == len(results.rows)
     first = [row.method for row in results.rows if row.size == 64]
-    ordered = sorted(
-        (r for r in results.rows if r.size == 64), key=lambda row: row.percentile(50)
-    )
+    ordered = sorted((r for r in results.rows if r.size == 64), key=lambda row: row.percentile(50))
     assert [row[1] for row in rows[: len(first)]] == [row.method for row in ordered]
     fastest = next(r.method for r in ordered if r.kind != "floor")
     assert next(row[-1] for row in rows if row[1] == fastest) == "1.00"

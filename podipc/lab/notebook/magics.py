@@ -228,8 +228,7 @@ class PodMagics(Magics):
         near = difflib.get_close_matches(name, pod.containers, 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise UsageError(
-            f"Pod {pod.name!r} has no container {name!r}; it has "
-            f"{', '.join(pod.containers)}{hint}"
+            f"Pod {pod.name!r} has no container {name!r}; it has {', '.join(pod.containers)}{hint}"
         )
 
     def _variables(self, names: str) -> dict[str, Any]:

@@ -398,9 +398,7 @@ def _field(
     colours = style.CONTAINER_COLOURS
     colour = colour or colours[group % len(colours)]
     alpha = 1.0 if strength is None else 0.05 + 0.35 * min(1.0, max(0.0, strength))
-    sheet.ax.bar(
-        column, 0.86, 0.94, bottom=row - 0.43, color=colour, alpha=alpha, linewidth=0
-    )
+    sheet.ax.bar(column, 0.86, 0.94, bottom=row - 0.43, color=colour, alpha=alpha, linewidth=0)
     if group:
         sheet.ax.bar(
             column,

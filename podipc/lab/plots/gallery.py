@@ -73,9 +73,7 @@ def draw(
     return kind.draw(results, **more)
 
 
-def drawable(
-    results: Results, against: Results | None = None
-) -> Iterator[tuple[Kind, Figure]]:
+def drawable(results: Results, against: Results | None = None) -> Iterator[tuple[Kind, Figure]]:
     """Those figures for which the results have what they show, in the light theme."""
     for kind in KINDS.values():
         if against is None and kind.needs_two:

@@ -275,7 +275,7 @@ def _title(quantity: Quantity, results: Results, values: data.Values) -> str:
         what = "Round trip" if quantity.lowest else "Throughput"
         return f"{what} over {method}: " + " to ".join(dict.fromkeys(ends))
     if len(sizes) == 1 and spans:
-        (method, size, _), = spans
+        ((method, size, _),) = spans
         return (
             f"{quantity.best} at {table.size(size)}: {method}, "
             f"{quantity.text(values[method][size])}"
