@@ -293,7 +293,7 @@ Markdown(
 limit = pod.facts().containers["left"].cpus
 Markdown(
     "Because a sleeping core is slow and a spinning one is expensive, podipc does both: by "
-    "default it spins for as long as that has paid lately, at most some 50 µs, and then sleeps. "
+    "default it spins for as long as that has paid lately, at most 100 µs, and then sleeps. "
     + (f"In these containers it would sleep at once: their cpu limit is {limit:g}, and who "
        "spins under such a limit uses up the time that the work needs, and is then stopped "
        "by the kernel for a while."

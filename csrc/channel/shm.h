@@ -208,7 +208,9 @@ struct pdi_shm_sender {
     uint32_t orphan_count, orphan_cap;
     uint64_t max_bytes;
     uint64_t deaths_to_report;
-    uint32_t turn; /* where to begin looking for a receiver */
+    uint32_t pace_vain; /* sends without a look after a vain one */
+    uint32_t pace_skip; /* of those, still to come */
+    uint32_t turn;      /* where to begin looking for a receiver */
     podipc_stats stats;
 };
 
@@ -231,6 +233,11 @@ int pdi_sender_take(struct pdi_shm_sender *tx, uint64_t n, int64_t until, uint32
 int pdi_sender_announce(struct pdi_shm_sender *tx, struct pdi_tx_link *link, uint32_t chunk);
 /* Unmaps every arena that no loan is in; with `all`, every one. */
 void pdi_sender_unmap(struct pdi_shm_sender *tx, bool all);
+
+/* ---- shm_pace.c; lock not held ---- */
+/* Before memory for n bytes is taken: lets receivers that are behind catch up, for
+ * 200 us and until `until` at most. */
+void pdi_sender_pace(struct pdi_shm_sender *tx, uint64_t n, int64_t until);
 
 /* ---- shm_deliver.c; lock held in all ---- */
 extern const struct pdi_role_ops pdi_sender_role;

@@ -9,10 +9,12 @@
 #include "../platform/random.h"
 #include "../platform/thread.h"
 
-/* Spinning pays as long as it is shorter than what a sleep and a wake-up cost,
- * about 50 us. Where it did not pay lately, only a fraction is tried. */
-#define SPIN_MAX 50000
+/* Spinning pays as long as it is not much longer than what a sleep and a wake-up
+ * cost, about 50 us. Where it did not pay lately, only a fraction is tried; where
+ * a sleep turns out to have been that short, all of it again. */
+#define SPIN_MAX 100000
 #define SPIN_MIN 2000
+#define WAKE_UP  35000 /* of a wait, what waking up is */
 
 #define SOCKET_FULL_NS 1000000
 
@@ -201,6 +203,7 @@ int pdi_endpoint_wait(struct pdi_endpoint *ep, int (*attempt)(void *), void *arg
     int rc = attempt(arg);
     if (rc != -EAGAIN || until == 0)
         return rc;
+    int64_t start = pdi_now();
     if (ep->can_spin) {
         rc = spin(ep, attempt, arg, until);
         if (rc != -EAGAIN)
@@ -221,6 +224,8 @@ int pdi_endpoint_wait(struct pdi_endpoint *ep, int (*attempt)(void *), void *arg
             break;
     }
     count_sleeper(ep, false);
+    if (rc == 0 && pdi_now() - start < SPIN_MAX + WAKE_UP)
+        pdi_poke64(&ep->spin_ns, SPIN_MAX);
     return rc;
 }
 

@@ -112,6 +112,8 @@ static int send_op(podipc_sender *base, podipc_sending *s, int64_t until, uint32
     struct pdi_shm_sender *tx = (struct pdi_shm_sender *)base;
     if (pdi_endpoint_forked(&tx->ep))
         return pdi_endpoint_forked_error(err);
+    if (s->data && s->stage == STAGE_TAKE)
+        pdi_sender_pace(tx, s->tensor->nbytes, until);
     struct attempt a = {.tx = tx, .s = s, .until = until, .reached = reached, .err = err};
     return pdi_endpoint_wait(&tx->ep, send_attempt, &a, until);
 }
@@ -140,6 +142,7 @@ static int loan_get(podipc_sender *base, const podipc_tensor *tensor, int64_t un
     struct pdi_shm_sender *tx = (struct pdi_shm_sender *)base;
     if (pdi_endpoint_forked(&tx->ep))
         return pdi_endpoint_forked_error(err);
+    pdi_sender_pace(tx, tensor->nbytes, until);
     struct attempt a = {.tx = tx, .tensor = tensor, .loan = out, .until = until, .err = err};
     return pdi_endpoint_wait(&tx->ep, loan_attempt, &a, until);
 }
