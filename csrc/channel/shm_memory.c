@@ -5,12 +5,14 @@
 #include <stdlib.h>
 
 #include "../platform/cgroup.h"
+#include "../platform/huge.h"
 
 /* The budget is cut into this many arenas or more, if tensors are small enough. */
 #define ARENAS_AT_LEAST 16
 
 #define COMMIT_AT_ONCE (UINT64_C(256) << 10) /* bytes; also where nobody may wait */
-#define COMMIT_STEP    (UINT64_C(4) << 20)
+#define COMMIT_STEP    (UINT64_C(2) << 20)   /* the first two, then doubled up to */
+#define COMMIT_LARGEST (UINT64_C(16) << 20)
 
 static int grow_chunks(struct pdi_pool *pool, podipc_error *err)
 {
@@ -107,6 +109,16 @@ static int add_arena(struct pdi_shm_sender *tx, uint64_t n, podipc_error *err)
     return 0;
 }
 
+/* How much of `more` bytes at `offset` to commit next, after `done`. A small step
+ * first, which shows what the kernel can do; each ends where a huge page does. */
+static uint64_t step(uint64_t more, uint64_t done, uint64_t offset)
+{
+    uint64_t most = done < COMMIT_STEP ? COMMIT_STEP : done;
+    if (most > COMMIT_LARGEST)
+        most = COMMIT_LARGEST;
+    return more > most ? most - offset % PDI_HUGE : more;
+}
+
 /* Commits the chunk's memory in steps, without the lock: clearing pages takes a
  * second for a gigabyte, and the control thread must see a death meanwhile. The
  * chunk is ours alone, and what was committed of it stays so: called again after
@@ -127,8 +139,7 @@ static int commit(struct pdi_shm_sender *tx, uint32_t chunk, uint64_t n, int64_t
         /* The whole need is compared with the limit before the first step. */
         uint64_t available = pdi_memory_available();
         if (more <= available) {
-            if (more > COMMIT_STEP)
-                more = COMMIT_STEP;
+            more = step(more, tx->pool.chunks[chunk].committed, offset);
             struct pdi_memfd *memory = &tx->memory[tx->pool.chunks[chunk].arena];
             pdi_pool_committed(&tx->pool, chunk, more);
             pthread_mutex_unlock(&tx->ep.lock);

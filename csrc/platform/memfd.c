@@ -8,6 +8,7 @@
 
 #include "../core/error.h"
 #include "cgroup.h"
+#include "huge.h"
 
 #ifndef F_SEAL_FUTURE_WRITE
 #define F_SEAL_FUTURE_WRITE 0x0010
@@ -40,7 +41,7 @@ int pdi_memfd_create(const char *name, size_t size, bool commit, bool shared, st
         if (rc < 0)
             goto err;
     }
-    m->map = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, m->fd, 0);
+    m->map = pdi_huge_map(size, PROT_READ | PROT_WRITE, MAP_SHARED, m->fd);
     if (m->map == MAP_FAILED) {
         m->map = NULL;
         rc = pdi_fail(err, -errno, "mmap", "could not map %zu bytes of shared memory", size);
@@ -74,6 +75,8 @@ int pdi_memfd_commit(struct pdi_memfd *m, uint64_t offset, uint64_t size, podipc
     uint64_t available = pdi_memory_available();
     if (size > available)
         return pdi_memfd_limit(size, available, err);
+    if (m->map && !pdi_peek32(&m->no_huge) && !pdi_huge_commit(m->fd, m->map, offset, size))
+        pdi_poke32(&m->no_huge, 1);
     int rc;
     do
         rc = fallocate(m->fd, 0, (off_t)offset, (off_t)size);
@@ -100,7 +103,7 @@ int pdi_memfd_attach(int fd, uint64_t size, bool writable, struct pdi_memfd *m)
     struct stat st;
     if (fstat(fd, &st) < 0 || size == 0 || size > SIZE_MAX || (uint64_t)st.st_size < size)
         goto err;
-    m->map = mmap(NULL, (size_t)size, PROT_READ | (writable ? PROT_WRITE : 0), MAP_SHARED, fd, 0);
+    m->map = pdi_huge_map((size_t)size, PROT_READ | (writable ? PROT_WRITE : 0), MAP_SHARED, fd);
     if (m->map == MAP_FAILED) {
         m->map = NULL;
         rc = -errno;

@@ -11,12 +11,14 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "../core/atomics.h"
 #include "podipc.h"
 
 struct pdi_memfd {
     void *map; /* NULL: not mapped */
     size_t size;
-    int fd; /* -1: none */
+    int fd;             /* -1: none */
+    pdi_word32 no_huge; /* huge pages are not to be had, or not worth it: a hint, unguarded */
 };
 
 /* Makes one of `size` bytes, mapped writable. With `commit` its memory is
@@ -25,7 +27,8 @@ struct pdi_memfd {
  * caller's, to be given to pdi_memfd_close(). */
 int pdi_memfd_create(const char *name, size_t size, bool commit, bool shared, struct pdi_memfd *m,
                      podipc_error *err);
-/* Allocates the memory of a range, so that touching it cannot fail later. */
+/* Allocates the memory of a range, so that touching it cannot fail later. Of ranges
+ * that do not overlap, several threads may. */
 int pdi_memfd_commit(struct pdi_memfd *m, uint64_t offset, uint64_t size, podipc_error *err);
 /* What to say when `need` bytes are more than the limit leaves. */
 int pdi_memfd_limit(uint64_t need, uint64_t available, podipc_error *err);
