@@ -136,7 +136,9 @@ def subscriber(
 
     With ``latest=True``, ``recv`` gives the newest tensor there is, and passes over
     older ones; how many is counted as ``skipped`` in ``stats()``. The publisher
-    never waits for such a subscriber.
+    never waits for such a subscriber. What it publishes beyond two tensors it keeps
+    back until ``recv`` asks for it, which waits for the answer 10 ms at most and not
+    beyond its timeout; then it gives the newest that has arrived.
     """
     return _open_receiver(address, mode, max_bytes, broadcast=True, latest=latest)
 

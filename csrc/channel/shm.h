@@ -105,6 +105,7 @@ struct pdi_endpoint {
     uint32_t sleepers;
     bool can_spin;      /* not under a quota below two processors */
     pdi_word64 spin_ns; /* how long spinning has been worth it lately */
+    pdi_word64 again;   /* attempt anew by then, though nobody rings; 0: no need */
 
     struct pdi_link *links[PDI_LINKS];
     uint32_t link_count;

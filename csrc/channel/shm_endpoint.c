@@ -219,6 +219,9 @@ int pdi_endpoint_wait(struct pdi_endpoint *ep, int (*attempt)(void *), void *arg
             break;
         /* Nobody rings when a full socket has room again. */
         int64_t wake = pdi_peek32(&ep->socket_full) ? pdi_now() + SOCKET_FULL_NS : until;
+        int64_t again = (int64_t)pdi_peek64(&ep->again);
+        if (again != 0 && again < wake)
+            wake = again;
         if (pdi_bell_sleep(ep->bell, ep->wait == PODIPC_WAIT_SEMAPHORE, seen,
                            wake < until ? wake : until) == -EINTR)
             break;

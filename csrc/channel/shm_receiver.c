@@ -324,8 +324,10 @@ static bool newer_is_coming(struct shm_receiver *rx)
     return pending && (nudge || !late);
 }
 
-/* The newest tensor there is; the older ones are let go and counted. */
-static int receive_latest(struct shm_receiver *rx, podipc_message *out, podipc_error *err)
+/* The newest tensor there is; the older ones are let go and counted. The `last` attempt
+ * of a call hands out what is in hand, though a newer one is on its way. */
+static int receive_latest(struct shm_receiver *rx, podipc_message *out, bool last,
+                          podipc_error *err)
 {
     podipc_message next;
     int rc;
@@ -333,12 +335,18 @@ static int receive_latest(struct shm_receiver *rx, podipc_message *out, podipc_e
         if (rx->stashed) {
             let_go(rx, &rx->stash);
             rx->stats.skipped++;
+        } else {
+            rx->nudged_at = 0; /* whatever an earlier call has asked for */
         }
         move_message(&rx->stash, &next);
         rx->stashed = true;
     }
-    if (rc == -EAGAIN && newer_is_coming(rx))
+    pdi_poke64(&rx->ep.again, 0);
+    if (rc == -EAGAIN && newer_is_coming(rx) && !(last && rx->stashed)) {
+        if (rx->stashed)
+            pdi_poke64(&rx->ep.again, (uint64_t)(rx->nudged_at + LATEST_PATIENCE_NS));
         return -EAGAIN;
+    }
     if (!rx->stashed)
         return rc;
     if (rc != -EAGAIN && rc != PODIPC_ECLOSED && err) {
@@ -355,6 +363,7 @@ static int receive_latest(struct shm_receiver *rx, podipc_message *out, podipc_e
 struct attempt {
     struct shm_receiver *rx;
     podipc_message *out;
+    bool last; /* no time is left for another */
     podipc_error *err;
 };
 
@@ -364,7 +373,7 @@ static int recv_attempt(void *arg)
     struct shm_receiver *rx = a->rx;
     pthread_mutex_lock(&rx->ep.lock);
     int rc = rx->ep.closed               ? pdi_endpoint_closed_error(a->err)
-             : rx->ep.flags & PDI_LATEST ? receive_latest(rx, a->out, a->err)
+             : rx->ep.flags & PDI_LATEST ? receive_latest(rx, a->out, a->last, a->err)
                                          : receive(rx, a->out, a->err);
     if (rc == 0) {
         rx->stats.messages++;
@@ -380,7 +389,12 @@ static int recv_op(podipc_receiver *base, int64_t until, podipc_message *out, po
     if (pdi_endpoint_forked(&rx->ep))
         return pdi_endpoint_forked_error(err);
     struct attempt a = {.rx = rx, .out = out, .err = err};
-    return pdi_endpoint_wait(&rx->ep, recv_attempt, &a, until);
+    int rc = pdi_endpoint_wait(&rx->ep, recv_attempt, &a, until);
+    if (rc == -EAGAIN && (rx->ep.flags & PDI_LATEST) && pdi_now() >= until) {
+        a.last = true;
+        rc = recv_attempt(&a);
+    }
+    return rc;
 }
 
 static void release(podipc_receiver *base, podipc_message *message)

@@ -24,7 +24,8 @@
 typedef int (*pd_step)(void *op, int64_t until);
 
 /* 0, an error of the step, -ETIMEDOUT, or PD_RAISED. With `busy` the first try
- * too is made without the GIL: the step copies more than a few KiB. */
+ * too is made without the GIL, and with the time there is: the step copies more than
+ * a few KiB, or would do less without any time. */
 static inline int pd_block(pd_step step, void *op, int64_t deadline, bool busy)
 {
     int rc = -EAGAIN;

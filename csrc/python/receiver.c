@@ -13,6 +13,7 @@ typedef struct {
     PyObject *address;
     pd_type_cache types;
     bool closed;
+    bool busy; /* see pd_block() */
 } ReceiverObject;
 
 /* ---- the base of a received array: gives the memory back when it goes ---- */
@@ -136,7 +137,7 @@ static PyObject *receive(ReceiverObject *self, int64_t deadline, bool copy, bool
     struct recv_op op;
     op.rx = self->rx;
     op.message = &message;
-    int rc = pd_block(recv_step, &op, deadline, false);
+    int rc = pd_block(recv_step, &op, deadline, self->busy);
     if (rc < 0) {
         fail(self, rc, &op.err);
         return NULL;
@@ -252,6 +253,8 @@ static PyObject *receiver_new(PyTypeObject *type, PyObject *args, PyObject *kwar
         return pd_raise(st, rc, &err);
     }
     self->closed = false;
+    /* Asked without time to wait, a subscriber gives up on a newer tensor at once. */
+    self->busy = options.latest;
     return (PyObject *)self;
 }
 

@@ -1,5 +1,6 @@
 """Publisher and subscribers: every tensor to everybody, and latest=True."""
 
+import signal
 import time
 
 import payload
@@ -116,6 +117,42 @@ def newest(rx, got):
     except podipc.Timeout:
         return None
     return got[-1]
+
+
+@pytest.mark.parametrize("timeout", [0, 0.005, 0.1])
+def test_latest_is_given_by_the_timeout(name, timeout):
+    """A newer one that is on its way is no reason to keep what is there."""
+    with (
+        podipc.publisher(name, max_bytes=8 << 20) as tx,
+        podipc.subscriber(name, latest=True) as rx,
+    ):
+        joined(tx, 1)
+        last = -1
+        for number in range(50):
+            tx.send(payload.make(1, number), 30)
+            if number % 6 == 5:
+                got = payload.check(rx.recv(timeout))[1]
+                assert last < got <= number
+                last = got
+        assert last >= 47 - 6, "what the call before had asked for, or a newer one"
+
+
+@pytest.mark.parametrize("timeout", [0, 0.005, 30])
+def test_latest_of_a_stopped_publisher(spawn, name, timeout):
+    """It cannot answer: then the newest that has arrived."""
+    child = agent(spawn, "publisher", name)
+    with podipc.subscriber(name, latest=True) as rx:
+        child.do("peers", 1)
+        for number in range(5):
+            child.do("send", 1, number)
+        child.signal(signal.SIGSTOP)
+        assert payload.check(rx.recv(timeout)) == (1, 1)
+        with pytest.raises(podipc.Timeout):
+            rx.recv(0.1)
+        child.signal(signal.SIGCONT)
+        assert payload.check(rx.recv(30)) == (1, 4)
+    child.do("close")
+    child.end()
 
 
 def test_latest_while_holding(name):
