@@ -464,8 +464,9 @@ static void close_op(podipc_receiver *base)
     while (rx->ep.link_count > 0) {
         struct rx_link *link = rx_of(rx->ep.links[0]);
         /* The socket stays open while the user holds tensors: its end would tell
-         * the sender that their memory is free. */
-        if (!forked && link->link.state == PDI_JOINED)
+         * the sender that their memory is free. Goodbye also to a sender whose first
+         * packet we have not read: for it we may have joined. */
+        if (!forked && (link->link.state == PDI_JOINED || link->link.state == PDI_ANSWERED))
             pdi_link_bye(&link->link);
         settle(rx, link);
     }

@@ -232,6 +232,16 @@ def test_what_a_closing_receiver_left_goes_to_the_next(spawn, name):
         assert tx.stats()["peers_died"] == 0
 
 
+def test_closing_at_once_is_no_death(name):
+    """At any point of the handshake, of which each side is somewhere else."""
+    with podipc.sender(name) as tx:
+        for moment in range(200):
+            with podipc.receiver(name):
+                time.sleep(moment % 20 * 0.0001)
+        eventually(lambda: tx.stats()["peers"] == 0, "the last one has left")
+        assert tx.stats()["peers_died"] == 0
+
+
 def test_what_nobody_will_get_is_said(name):
     """The receiver left without taking it, and no other came: not silently dropped."""
     tx, rx = podipc.sender(name), podipc.receiver(name)
