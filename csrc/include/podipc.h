@@ -92,8 +92,9 @@ typedef struct podipc_options {
     podipc_wait wait; /* shm only */
     const char
         *path;     /* shm: directory of the channel; unix, fifo: path; file: directory; tcp: host */
-    bool named;    /* shm: the directory above `path` is podipc's own too: made if it is
-                      not there, removed with the last channel in it */
+    bool named;    /* shm: `path` and the directory above it are podipc's own: made if they
+                      are not there, removed with the last endpoint. Else only `path` is
+                      made, and is removed only if it was made here */
     uint16_t port; /* tcp only */
     uint32_t mode; /* permission bits of what is created: 0600, 0660 or 0666 */
     uint64_t max_bytes; /* budget for tensors in flight; 0: a safe share of the memory limit */

@@ -26,6 +26,19 @@ static mode_t directory_mode(uint32_t mode)
     return (mode_t)(mode | (mode & 0444) >> 2);
 }
 
+/* Tells a directory that was made here from one that the user has made, for whoever
+ * is the last to leave it. Of no effect on a directory; not handed on to what is made
+ * in it. */
+#define MADE_HERE S_ISUID
+
+static int set_mode(const char *path, mode_t mode)
+{
+    int rc = pdi_set_directory_mode(path, mode);
+    if (rc == -EPERM) /* of a seccomp profile that thinks of files: the directory will stay */
+        rc = pdi_set_directory_mode(path, mode & ~(mode_t)MADE_HERE);
+    return rc;
+}
+
 /* mkdir() obeys the umask and a later chmod() leaves a gap in which others are
  * refused, so the directory gets its permissions under another name. */
 static int make_directory(const char *path, mode_t mode)
@@ -37,14 +50,14 @@ static int make_directory(const char *path, mode_t mode)
         return -ENAMETOOLONG;
     if (mkdir(fresh, 0700) < 0)
         return -errno;
-    int rc = pdi_set_directory_mode(fresh, mode);
+    int rc = set_mode(fresh, mode);
     if (rc == 0)
         rc = pdi_rename_new(fresh, path);
     if (rc < 0) {
         (void)rmdir(fresh);
         /* Not every file system of a volume can do it. */
         if (rc == -EINVAL || rc == -ENOSYS)
-            rc = mkdir(path, mode) < 0 ? -errno : pdi_set_directory_mode(path, mode);
+            rc = mkdir(path, mode) < 0 ? -errno : set_mode(path, mode);
     }
     return rc == -EEXIST ? 0 : rc;
 }
@@ -82,7 +95,7 @@ static int refused(const char *path, int code, const char *call, podipc_error *e
                         "the channel directory %s belongs to UID %u with mode %04o and this "
                         "process is UID %u: open the channel with mode=0o666 on both sides, or "
                         "run both containers with the same runAsUser",
-                        path, (unsigned)st.st_uid, (unsigned)st.st_mode & 07777,
+                        path, (unsigned)st.st_uid, (unsigned)st.st_mode & 03777,
                         (unsigned)geteuid());
     if (code == -ENOSPC)
         return pdi_fail(err, code, call,
@@ -109,12 +122,13 @@ static int open_directory(const char *path, int *dir)
 int pdi_place_open(const char *path, uint32_t mode, bool named, int *dir, podipc_error *err)
 {
     int rc = open_directory(path, dir);
+    mode_t permissions = directory_mode(mode) | (named ? 0 : MADE_HERE);
     for (int tries = 0; rc == -ENOENT && tries < 16; tries++) {
-        rc = make_directory(path, directory_mode(mode));
+        rc = make_directory(path, permissions);
         if (rc == -ENOENT && named) {
             rc = with_parent(path, make_parent);
             if (rc == 0)
-                rc = make_directory(path, directory_mode(mode));
+                rc = make_directory(path, permissions);
         }
         /* -ENOENT of a named channel: another endpoint, leaving, has just removed
          * what we have found. */
@@ -190,7 +204,9 @@ void pdi_place_leave(const char *path, int dir, const char *name, bool named)
 {
     (void)unlinkat(dir, name, 0);
     if (!named) {
-        (void)rmdir(path);
+        struct stat st;
+        if (lstat(path, &st) == 0 && (st.st_mode & MADE_HERE))
+            (void)rmdir(path);
         return;
     }
     /* Directories whose maker was killed before it could rename them; a living one

@@ -32,7 +32,8 @@ int pdi_place_open(const char *path, uint32_t mode, bool named, int *dir, podipc
  * directory has just been removed; open it again. */
 int pdi_place_listen(const char *path, int dir, const char *name, uint32_t mode, int *sock,
                      podipc_error *err);
-/* Removes `name`, then the directory, and if `named` the one above it, if empty. */
+/* Removes `name`, then the directory, and if `named` the one above it, if empty. A
+ * directory that is not `named` only if pdi_place_open() made it, here or elsewhere. */
 void pdi_place_leave(const char *path, int dir, const char *name, bool named);
 /* Connects to `name`. -ECONNREFUSED: its owner is dead. -ENOENT: not there. */
 int pdi_place_connect(int dir, const char *name, int *sock);

@@ -137,6 +137,19 @@ def test_directory_on_a_volume(spawn, tmp_path):
     assert not (tmp_path / "deep" / "channel").exists()
 
 
+def test_a_directory_of_the_users_stays(tmp_path):
+    """With its mode; podipc removes what it has made."""
+    made = tmp_path / "made"
+    made.mkdir()
+    made.chmod(0o2775)
+    for _ in range(2):
+        with podipc.sender(f"shm://{made}") as tx, podipc.receiver(f"shm://{made}") as rx:
+            tx.send(payload.make(1, 0), 30)
+            assert payload.check(rx.recv(30)) == (1, 0)
+        assert made.stat().st_mode & 0o7777 == 0o2775
+        assert list(made.iterdir()) == []
+
+
 def test_channels_do_not_mix(spawn, name):
     with (
         podipc.receiver(f"{name}-a") as a,
