@@ -109,15 +109,14 @@ static int remove_file(struct receiver *rx, podipc_error *err)
 }
 
 /* It can never be delivered: away with it, or the next call would find it again. */
-static int remove_damaged(struct receiver *rx, int rc, podipc_error *err)
+static int remove_damaged(struct receiver *rx, int rc)
 {
-    podipc_error unlinking;
-    if (remove_file(rx, &unlinking) < 0 && unlinking.code != 0) {
+    int removed = remove_file(rx, NULL);
+    if (removed < 0 && removed != -ENOENT) {
         struct pdi_peer *p = peer_of(rx, rx->name.who);
         if (p)
             p->state = PDI_PEER_REFUSED;
     }
-    (void)err;
     drop_file(rx);
     return rc;
 }
@@ -137,10 +136,10 @@ static int check_head(struct receiver *rx, podipc_error *err)
 }
 
 /* What is wrong with the file is wrong with all of that sender's, or with it alone. */
-static int refuse(struct receiver *rx, int rc, podipc_error *err)
+static int refuse(struct receiver *rx, int rc)
 {
     if (rc == PODIPC_ECORRUPT)
-        return remove_damaged(rx, rc, err);
+        return remove_damaged(rx, rc);
     struct pdi_peer *p = peer_of(rx, rx->name.who);
     if (rc == PODIPC_EVERSION && p)
         p->state = PDI_PEER_REFUSED;
@@ -182,7 +181,7 @@ static int open_file(struct receiver *rx, struct pdi_peer *p, uint64_t number, p
     rx->done = 0;
     int rc = check_head(rx, err);
     if (rc < 0)
-        return refuse(rx, rc, err);
+        return refuse(rx, rc);
     rc = pdi_blocks_lend(&rx->blocks, rx->size, 0, &rx->image, err);
     if (rc < 0)
         drop_file(rx);
@@ -252,7 +251,7 @@ static int finish(struct receiver *rx, int64_t until, podipc_message *out, podip
                      "%s cannot be read, %" PRIu64 " bytes from its start (errno %d); it was "
                      "removed",
                      path, rx->done, -rc);
-            return remove_damaged(rx, PODIPC_ECORRUPT, err);
+            return remove_damaged(rx, PODIPC_ECORRUPT);
         }
         rx->done += n;
         if (rx->done < rx->size && pdi_now() >= until)
@@ -264,7 +263,7 @@ static int finish(struct receiver *rx, int64_t until, podipc_message *out, podip
     memset(out, 0, sizeof *out);
     int rc = pdi_file_read(image, rx->size, &rx->name, path, &out->tensor, &payload, err);
     if (rc < 0)
-        return refuse(rx, rc, err);
+        return refuse(rx, rc);
     note_holding(rx, rx->name.who, true);
     rc = remove_file(rx, err);
     if (rc < 0) {
