@@ -503,8 +503,12 @@ static void rx_close(podipc_receiver *base)
     pthread_mutex_lock(&rx->lock);
     bool first = !rx->closed;
     rx->closed = true;
-    if (first)
+    if (first) {
+        /* Before anybody wakes: the last one closes the alarm, and a tensor that is let
+         * go must not raise what that number then is. */
+        pdi_blocks_retire(&rx->blocks);
         pdi_alarm(rx->alarm);
+    }
     pthread_mutex_unlock(&rx->lock);
     if (!first)
         return;
@@ -512,7 +516,6 @@ static void rx_close(podipc_receiver *base)
     pthread_mutex_lock(&rx->lock);
     pdi_greeter_close(&rx->greeter);
     farewell(rx);
-    pdi_blocks_retire(&rx->blocks);
     if (rx->waiting == 0) {
         pdi_close(&rx->epoll);
         pdi_close(&rx->alarm);
