@@ -175,7 +175,7 @@ static PyObject *semaphore_acquire(PyObject *op, PyObject *args, PyObject *kwarg
     if (PyBool_Check(timeout))
         return PyErr_Format(PyExc_TypeError,
                             "timeout is a number of seconds or None, not %R: "
-                            "acquire($self, /, timeout=0) tries, acquire() waits",
+                            "acquire(timeout=0) tries, acquire() waits",
                             timeout);
     return acquire((Semaphore *)op, timeout);
 }

@@ -265,8 +265,13 @@ def test_a_timeout_that_makes_no_sense(semaphore, bad):
 @pytest.mark.parametrize("bad", [True, False, "1", [1]])
 def test_a_timeout_of_another_type(semaphore, bad):
     # acquire(False) means "try" elsewhere, and acquire(True) would wait for a second.
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError) as caught:
         semaphore.acquire(bad)
+    if isinstance(bad, bool):
+        assert str(caught.value) == (
+            f"timeout is a number of seconds or None, not {bad}: "
+            "acquire(timeout=0) tries, acquire() waits"
+        )
 
 
 def test_mutual_exclusion(name, spawn):
