@@ -446,6 +446,8 @@ static void stats(podipc_receiver *base, podipc_stats *out)
         out->peers += link->link.state == PDI_JOINED;
         out->held += link->held;
     }
+    for (struct pdi_link *link = rx->ep.settled; link; link = link->next_settled)
+        out->held += rx_of(link)->held;
     out->peers_died = rx->ep.died;
     pthread_mutex_unlock(&rx->ep.lock);
 }

@@ -434,6 +434,19 @@ def test_stats(name):
         assert tx.stats()["held"] == 0
 
 
+def test_held_is_counted_without_its_sender(name):
+    with podipc.receiver(name) as rx:
+        with podipc.sender(name) as tx:
+            tx.send(payload.make(1, 0), 30)
+            a = rx.recv(30)
+        with pytest.raises(podipc.Closed):
+            rx.recv(30)
+        assert rx.stats()["held"] == 1
+        assert payload.check(a) == (1, 0)
+        del a
+        assert rx.stats()["held"] == 0
+
+
 # --- threads ----------------------------------------------------------------
 
 
