@@ -445,7 +445,7 @@ uint64_t pdi_sender_part(struct pdi_shm_sender *tx)
         (void)flush_orphans(tx);
     while (tx->ep.link_count > 0)
         part_with(tx, tx->ep.links[0], forked);
-    uint64_t undelivered = tx->orphan_count;
+    uint64_t undelivered = forked ? 0 : tx->orphan_count; /* the parent still has them */
     while (tx->orphan_count > 0)
         pdi_pool_unref(&tx->pool, tx->orphans[--tx->orphan_count].chunk);
     return undelivered;

@@ -3,12 +3,13 @@
 import os
 import signal
 import time
+import warnings
 
 import numpy as np
 import payload
 import peers
 import pytest
-from support import killed, took_at_most, unique_name
+from support import eventually, killed, took_at_most, unique_name
 
 import podipc
 
@@ -263,6 +264,25 @@ def test_a_handle_in_a_forked_child():
         assert payload.check(rx.recv(30)) == (1, 0)
         tx.send(payload.make(1, 1), 30)
         assert payload.check(rx.recv(30)) == (1, 1)
+
+
+@FORKS
+def test_a_forked_child_does_not_say_what_nobody_will_get():
+    """The parent, which still has it, does."""
+    name = unique_name()
+    with podipc.sender(name) as tx:
+        with podipc.receiver(name):
+            tx.send(payload.make(1, 0), 30)
+        eventually(lambda: tx.stats()["peers"] == 0, "it has left")
+
+        def work():
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                tx.close()
+
+        assert in_fork(work) == "None"
+        with podipc.receiver(name) as rx:
+            assert payload.check(rx.recv(30)) == (1, 0)
 
 
 @FORKS
