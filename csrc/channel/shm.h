@@ -67,9 +67,13 @@ struct pdi_role_ops {
     int (*greet)(struct pdi_endpoint *, struct pdi_link *, int fd);
     /* The link is joined now. */
     void (*joined)(struct pdi_endpoint *, struct pdi_link *);
-    /* A packet of a joined link, *fd is -1 or taken over by setting it to -1.
-     * False: it makes no sense, drop the peer. */
-    bool (*packet)(struct pdi_endpoint *, struct pdi_link *, const struct pdi_packet *, int *fd);
+    /* A packet of a joined link, *fd is -1 or taken over by setting it to -1. 0;
+     * PODIPC_ECORRUPT: it makes no sense, drop the peer; -errno: it cannot be taken
+     * by this process, part with the peer. */
+    int (*packet)(struct pdi_endpoint *, struct pdi_link *, const struct pdi_packet *, int *fd);
+    /* Leaves a joined peer that did nothing wrong, in order: the link is not in the
+     * table afterwards, or no more. NULL: peers send nothing that could fail so. */
+    void (*part)(struct pdi_endpoint *, struct pdi_link *);
     /* The peer said goodbye. */
     void (*bye)(struct pdi_endpoint *, struct pdi_link *);
     /* The peer hung up; `link->sock` is closed. Joined links stay in the table

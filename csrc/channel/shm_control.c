@@ -278,22 +278,23 @@ no:
     return false;
 }
 
-/* False: drop the peer. */
-static bool one_packet(struct pdi_endpoint *ep, struct pdi_link *link, const void *data,
-                       size_t size, int fds[PDI_PACKET_FDS], int n)
+/* As pdi_role_ops.packet. */
+static int one_packet(struct pdi_endpoint *ep, struct pdi_link *link, const void *data, size_t size,
+                      int fds[PDI_PACKET_FDS], int n)
 {
     if (link->state == PDI_GREETING)
-        return greet(ep, link, data, size, fds, n);
+        return greet(ep, link, data, size, fds, n) ? 0 : PODIPC_ECORRUPT;
     struct pdi_packet packet;
-    bool good = false;
+    int rc = PODIPC_ECORRUPT;
     if (size == sizeof packet && n <= 1) {
         memcpy(&packet, data, sizeof packet);
         if (n == 0)
             fds[0] = -1;
-        good = packet.magic == PDI_MAGIC && packet.protocol == PDI_PROTOCOL;
-        if (good && link->state == PDI_ANSWERED)
+        if (packet.magic == PDI_MAGIC && packet.protocol == PDI_PROTOCOL)
+            rc = 0;
+        if (rc == 0 && link->state == PDI_ANSWERED)
             join(ep, link);
-        if (!good || packet.kind == PDI_HERE) {
+        if (rc < 0 || packet.kind == PDI_HERE) {
             /* nothing more in it */
         } else if (packet.kind == PDI_BYE) {
             if (!link->said_bye) {
@@ -303,13 +304,13 @@ static bool one_packet(struct pdi_endpoint *ep, struct pdi_link *link, const voi
                 pdi_endpoint_wake(ep);
             }
         } else {
-            good = ep->role->packet(ep, link, &packet, &fds[0]);
+            rc = ep->role->packet(ep, link, &packet, &fds[0]);
             pdi_endpoint_wake(ep);
         }
         n = 1;
     }
     close_all(fds, n);
-    return good;
+    return rc;
 }
 
 void pdi_socket_name(uint32_t role, uint64_t id, char name[PDI_NAME])
@@ -371,14 +372,24 @@ static void read_link(struct pdi_endpoint *ep, struct pdi_link *link)
         ssize_t size = pdi_packet_recv(link->sock, &packet, sizeof packet, fds, &n);
         if (size == -EAGAIN)
             return;
-        if (size == -EMFILE)
-            complain(ep, -EMFILE,
+        int rc = (int)size;
+        if (size > 0)
+            rc = one_packet(ep, link, &packet, (size_t)size, fds, n);
+        if (size > 0 && rc == 0)
+            continue;
+        if (rc == -EMFILE)
+            complain(ep, rc,
                      "a peer sent memory that this process has no descriptors left to take: raise "
                      "the limit on open files (ulimit -n)");
-        if (size <= 0 || !one_packet(ep, link, &packet, (size_t)size, fds, n)) {
+        else if (rc == -ENOMEM)
+            complain(ep, rc,
+                     "a peer sent memory that this process could not map: raise its limit on "
+                     "address space (ulimit -v), or the node's vm.max_map_count");
+        if ((rc == -EMFILE || rc == -ENOMEM) && link->state == PDI_JOINED && ep->role->part)
+            ep->role->part(ep, link);
+        else
             hang_up(ep, link);
-            return;
-        }
+        return;
     }
 }
 
@@ -417,8 +428,9 @@ static void consider(const char *name, void *arg)
         return;
     if (was_refused(ep, name))
         return;
+    /* One that said goodbye and is still there will join anew. */
     for (uint32_t i = 0; i < ep->link_count; i++)
-        if (strcmp(ep->links[i]->name, name) == 0)
+        if (ep->links[i]->state != PDI_LEAVING && strcmp(ep->links[i]->name, name) == 0)
             return;
     int sock;
     int rc = pdi_place_connect(ep->dir, name, &sock);

@@ -375,15 +375,15 @@ static void lost(struct pdi_endpoint *ep, struct pdi_link *l)
     drop(l);
 }
 
-static bool packet(struct pdi_endpoint *ep, struct pdi_link *l, const struct pdi_packet *p, int *fd)
+static int packet(struct pdi_endpoint *ep, struct pdi_link *l, const struct pdi_packet *p, int *fd)
 {
     (void)fd;
     if (p->kind != PDI_NUDGE)
-        return false;
+        return PODIPC_ECORRUPT;
     struct pdi_shm_sender *tx = sender_of(ep);
     if (has_room(tx, pdi_tx(l)))
         push_pending(tx, pdi_tx(l));
-    return true;
+    return 0;
 }
 
 static bool tick(struct pdi_endpoint *ep)

@@ -106,26 +106,26 @@ static void joined(struct pdi_endpoint *ep, struct pdi_link *link)
     rx->said = false;
 }
 
-static bool packet(struct pdi_endpoint *ep, struct pdi_link *l, const struct pdi_packet *p, int *fd)
+static int packet(struct pdi_endpoint *ep, struct pdi_link *l, const struct pdi_packet *p, int *fd)
 {
     (void)ep;
     struct rx_link *link = rx_of(l);
     struct rx_arena *arena = &link->arenas[p->arena % PDI_ARENAS];
     /* Only a broken sender takes away what it has lent. */
     if (arena->held > 0)
-        return false;
+        return PODIPC_ECORRUPT;
     if (p->kind == PDI_GONE) {
         if (arena->id == p->arena)
             pdi_memfd_close(&arena->memory);
-        return true;
+        return 0;
     }
     if (p->kind != PDI_ARENA || *fd < 0)
-        return false;
+        return PODIPC_ECORRUPT;
     pdi_memfd_close(&arena->memory);
     arena->id = p->arena;
     int rc = pdi_memfd_attach(*fd, p->size, false, &arena->memory);
     *fd = -1;
-    return rc == 0;
+    return rc;
 }
 
 static void bye(struct pdi_endpoint *ep, struct pdi_link *link)
@@ -146,19 +146,6 @@ static bool tick(struct pdi_endpoint *ep)
     return false;
 }
 
-static const struct pdi_role_ops role = {
-    .role = PDI_ROLE_RECEIVER,
-    .create = create,
-    .own_fd = own_fd,
-    .greet = greet,
-    .joined = joined,
-    .packet = packet,
-    .bye = bye,
-    .lost = lost,
-    .drop = drop,
-    .tick = tick,
-};
-
 /* Takes a link out of the table; it is freed with its last message. */
 static void settle(struct shm_receiver *rx, struct rx_link *link)
 {
@@ -171,6 +158,28 @@ static void settle(struct shm_receiver *rx, struct rx_link *link)
     link->link.next_settled = rx->ep.settled;
     rx->ep.settled = &link->link;
 }
+
+/* The sender takes back what was not taken, and connects anew when it looks through the
+ * directory. As at a close, the socket stays open while the user holds tensors. */
+static void part(struct pdi_endpoint *ep, struct pdi_link *link)
+{
+    pdi_link_bye(link);
+    settle(receiver_of(ep), rx_of(link));
+}
+
+static const struct pdi_role_ops role = {
+    .role = PDI_ROLE_RECEIVER,
+    .create = create,
+    .own_fd = own_fd,
+    .greet = greet,
+    .joined = joined,
+    .packet = packet,
+    .part = part,
+    .bye = bye,
+    .lost = lost,
+    .drop = drop,
+    .tick = tick,
+};
 
 /* ---- receiving ---- */
 

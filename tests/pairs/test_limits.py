@@ -274,6 +274,51 @@ def test_few_descriptors(spawn, name):
     child.end()
 
 
+def test_no_descriptor_for_an_arena(spawn, name):
+    """The true reason; nothing is lost, nobody has died, and what is held stays as it is."""
+    child = spawn(
+        "import resource\n"
+        "rx = podipc.receiver(args[0])\n"
+        "held = rx.recv(30)\n"
+        "say('holds')\n"
+        "hear()\n"
+        "used = max(map(int, os.listdir('/proc/self/fd')))\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (used, 4096))\n"
+        "say('has none')\n"
+        "try:\n"
+        "    rx.recv(30)\n"
+        "except podipc.SystemCallError as error:\n"
+        "    say(error.errno)\n"
+        "hear()\n"
+        "say(bool((held == 1).all()))\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096))\n"
+        "while True:\n"
+        "    try:\n"
+        "        say(len(rx.recv(30)))\n"
+        "        break\n"
+        "    except podipc.SystemCallError:\n"
+        "        pass\n"
+        "say(rx.stats()['peers_died'])\n"
+        "rx.close()\n",
+        name,
+    )
+    with podipc.sender(name, max_bytes=2 << 20) as tx:
+        tx.send(np.ones(100_000, "u1"), 30)
+        child.expect("holds")
+        child.tell("go on")
+        child.expect("has none")
+        tx.send(np.zeros(200_000, "u1"), 30)
+        child.expect(24)
+        for _ in range(3):  # what the first one has would be used again
+            tx.empty(100_000, "u1", timeout=30)[:] = 9
+        child.tell("go on")
+        child.expect(True)
+        child.expect(200_000)
+        child.expect(0)
+        child.end()
+        assert tx.stats()["peers_died"] == 0
+
+
 def test_restarts_leave_nothing(name):
     """Descriptors, mappings and threads stay as many as they were."""
 
