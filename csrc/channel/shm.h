@@ -61,7 +61,7 @@ struct pdi_role_ops {
     uint32_t role;
     /* A fresh link; freed by drop(). NULL: out of memory. */
     struct pdi_link *(*create)(struct pdi_endpoint *);
-    /* The memfd that goes into our HELLO, first. -1 on failure. */
+    /* The memfd that goes into our HELLO, first. -errno or PODIPC_E* on failure. */
     int (*own_fd)(struct pdi_link *);
     /* The peer's HELLO came: attach its first memfd (taken over). */
     int (*greet)(struct pdi_endpoint *, struct pdi_link *, int fd);
@@ -119,6 +119,7 @@ struct pdi_endpoint {
     podipc_error complaint; /* a peer that could not join, reported once */
     bool has_complaint;
     char last_refusal[256];              /* for explain() */
+    char last_failure[256];              /* of this side since somebody joined; for explain() */
     char refused[PDI_REFUSED][PDI_NAME]; /* names not to be tried again */
     uint32_t refused_count;
     uint64_t died; /* peers */

@@ -86,6 +86,8 @@ static int send_hello(struct pdi_endpoint *ep, struct pdi_link *link)
 {
     struct pdi_hello hello = own_hello(ep);
     int fds[3] = {ep->role->own_fd(link), ep->door_memory.fd, ep->bell_memory.fd};
+    if (fds[0] < 0)
+        return fds[0];
     return pdi_packet_send(link->sock, &hello, sizeof hello, fds, 3);
 }
 
@@ -99,6 +101,23 @@ static void complain(struct pdi_endpoint *ep, int code, const char *text)
         ep->complaint.sys_errno = -code;
     (void)snprintf(ep->complaint.text, sizeof ep->complaint.text, "%s", text);
     pdi_endpoint_wake(ep);
+}
+
+/* Remembers what this process could not do, for explain(): it is tried again. */
+static void could_not(struct pdi_endpoint *ep, const char *what, int rc)
+{
+    char why[96];
+    if (rc == -EMFILE)
+        (void)snprintf(why, sizeof why,
+                       "it has no descriptors left; raise the limit on open files (ulimit -n)");
+    else if (rc == -ENFILE)
+        (void)snprintf(why, sizeof why, "the node has no descriptors left (fs.file-max)");
+    else if (rc == -ENOMEM || rc == PODIPC_EMEMLIMIT)
+        (void)snprintf(why, sizeof why, "its memory is used up; raise resources.limits.memory");
+    else
+        (void)snprintf(why, sizeof why, "errno %d", -rc);
+    (void)snprintf(ep->last_failure, sizeof ep->last_failure, "this process could not %.80s: %s",
+                   what, why);
 }
 
 /* A refusal is final for that endpoint; a restarted one has another name. */
@@ -196,6 +215,7 @@ static void close_all(int *fds, int n)
 static void join(struct pdi_endpoint *ep, struct pdi_link *link)
 {
     link->state = PDI_JOINED;
+    ep->last_failure[0] = '\0';
     ep->role->joined(ep, link);
     pdi_endpoint_wake(ep);
 }
@@ -259,6 +279,8 @@ static bool greet(struct pdi_endpoint *ep, struct pdi_link *link, const void *da
     if (rc == 0 && answer)
         rc = send_hello(ep, link);
     close_all(fds, n);
+    if (rc < 0 && rc != PODIPC_ECORRUPT && rc != -EPIPE && rc != -ECONNRESET)
+        could_not(ep, "map or make the memory that is shared with a peer", rc);
     if (rc < 0)
         return false;
     /* Mapped: the descriptors have done their work. */
@@ -418,6 +440,8 @@ static void accept_all(struct pdi_endpoint *ep)
     while ((rc = pdi_packet_accept(ep->listener, &sock)) == 0)
         (void)new_link(ep, sock, "");
     ep->deaf = rc != -EAGAIN;
+    if (ep->deaf)
+        could_not(ep, "let a peer in", rc);
 }
 
 /* A name in the directory: connect to receivers we do not know yet. */
@@ -449,7 +473,11 @@ static void consider(const char *name, void *arg)
         remember_refused(ep, name);
         return;
     }
-    ep->retry |= rc < 0 && rc != -ENOENT;
+    if (rc < 0 && rc != -ENOENT) {
+        ep->retry = true;
+        if (rc != -EAGAIN) /* it has been connected to by too many it has not let in yet */
+            could_not(ep, "connect to a receiver", rc);
+    }
     if (rc < 0)
         return;
     struct pdi_link *link = new_link(ep, sock, name);
@@ -465,7 +493,10 @@ static void consider(const char *name, void *arg)
         hang_up(ep, link);
         return;
     }
-    if (send_hello(ep, link) < 0) {
+    rc = send_hello(ep, link);
+    if (rc < 0) {
+        if (rc != -EPIPE && rc != -ECONNRESET && rc != -EAGAIN)
+            could_not(ep, "make the memory that is shared with a receiver", rc);
         hang_up(ep, link);
         ep->retry = true;
     }
@@ -507,7 +538,9 @@ void *pdi_control_main(void *endpoint)
     while (!ep->closed) {
         if (sender && ep->rescan) {
             ep->rescan = ep->retry = false;
-            (void)pdi_place_list(ep->dir, consider, ep);
+            int rc = pdi_place_list(ep->dir, consider, ep);
+            if (rc < 0)
+                could_not(ep, "look for receivers in the directory", rc);
         }
         polls[0] = (struct pollfd){.fd = ep->stop, .events = POLLIN};
         polls[1] = (struct pollfd){.fd = ep->deaf ? -1 : ep->listener, .events = POLLIN};

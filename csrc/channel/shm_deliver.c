@@ -73,9 +73,12 @@ static void drop(struct pdi_link *l)
 static int own_fd(struct pdi_link *l)
 {
     struct pdi_tx_link *link = pdi_tx(l);
-    if (!link->ring_memory.map && pdi_memfd_create("podipc-ring", sizeof(struct pdi_ring), true,
-                                                   false, &link->ring_memory, NULL) < 0)
-        return -1;
+    if (!link->ring_memory.map) {
+        int rc = pdi_memfd_create("podipc-ring", sizeof(struct pdi_ring), true, false,
+                                  &link->ring_memory, NULL);
+        if (rc < 0)
+            return rc;
+    }
     link->ring.ring = link->ring_memory.map;
     return link->ring_memory.fd;
 }

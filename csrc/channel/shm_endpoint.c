@@ -258,20 +258,31 @@ void pdi_endpoint_explain(struct pdi_endpoint *ep, char *text, size_t cap)
 {
     bool sender = ep->role->role == PDI_ROLE_SENDER;
     pthread_mutex_lock(&ep->lock);
-    uint32_t joined = 0;
-    for (uint32_t i = 0; i < ep->link_count; i++)
+    const char *peer = sender ? "receiver" : "sender";
+    uint32_t joined = 0, silent = 0;
+    for (uint32_t i = 0; i < ep->link_count; i++) {
         joined += ep->links[i]->state == PDI_JOINED;
+        silent += ep->links[i]->state == PDI_GREETING || ep->links[i]->state == PDI_ANSWERED;
+    }
     if (joined > 0)
-        (void)snprintf(text, cap, "%u %s%s joined.", joined, sender ? "receiver" : "sender",
-                       joined == 1 ? " has" : "s have");
+        (void)snprintf(text, cap, "%u %s%s joined.", joined, peer, joined == 1 ? " has" : "s have");
+    else if (ep->last_failure[0])
+        (void)snprintf(text, cap, "No %s has joined: %s.", peer, ep->last_failure);
+    else if (ep->last_refusal[0])
+        (void)snprintf(text, cap, "No %s has joined. Refused: %s.", peer, ep->last_refusal);
+    else if (silent > 0)
+        (void)snprintf(text, cap,
+                       "No %s has joined. One is there and does not answer: is it stopped, or has "
+                       "it no descriptors left (ulimit -n)?",
+                       peer);
     else
         (void)snprintf(
             text, cap,
-            "No %s has joined. It is looked for in %s: is the other container running, does it use "
-            "the same name, and do both see the same directory? Containers of one Pod share "
+            "No %s has joined. It is looked for in %.60s%s: is the other container running, does "
+            "it "
+            "use the same name, and do both see the same directory? Containers of one Pod share "
             "/dev/shm; where they do not, use a directory on a volume that both mount: "
-            "shm:///shared/NAME.%s%s",
-            sender ? "receiver" : "sender", ep->path, ep->last_refusal[0] ? " Refused: " : "",
-            ep->last_refusal);
+            "shm:///shared/NAME.",
+            peer, ep->path, strlen(ep->path) > 60 ? "..." : "");
     pthread_mutex_unlock(&ep->lock);
 }

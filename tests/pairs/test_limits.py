@@ -274,6 +274,45 @@ def test_few_descriptors(spawn, name):
     child.end()
 
 
+@pytest.mark.parametrize("role", ["sender", "receiver"])
+def test_no_descriptor_to_join(spawn, name, role):
+    """The side that has none says so, the other that it gets no answer."""
+    call = "tx.send(np.zeros(1), timeout)" if role == "sender" else "rx.recv(timeout)"
+    child = spawn(
+        "import resource, podipc.tensors\n"
+        f"tx = rx = podipc.{role}(args[0])\n"
+        f"{'tx.empty(1)' if role == 'sender' else ''}\n"  # memory it then has
+        "used = max(map(int, os.listdir('/proc/self/fd')))\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (used, 4096))\n"
+        "say('has none')\n"
+        "hear()\n"
+        "try:\n"
+        "    timeout = 2\n"
+        f"    {call}\n"
+        "except podipc.Timeout as error:\n"
+        "    say(str(error))\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096))\n"
+        "timeout = 30\n"
+        f"{call}\n"
+        "tx.close()\n",
+        name,
+    )
+    child.expect("has none")
+    other = podipc.receiver if role == "sender" else podipc.sender
+    with other(name) as x:
+        child.tell("go on")
+        if role == "receiver":
+            with pytest.raises(podipc.Timeout, match="One is there and does not answer"):
+                x.send(np.zeros(1), 1)
+        text = child.hear()
+        assert "no descriptors left; raise the limit on open files (ulimit -n)" in text
+        if role == "sender":
+            x.recv(30)
+        else:
+            x.send(np.zeros(1), 30)
+        child.end()
+
+
 def test_no_descriptor_for_an_arena(spawn, name):
     """The true reason; nothing is lost, nobody has died, and what is held stays as it is."""
     child = spawn(
