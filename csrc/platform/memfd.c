@@ -77,14 +77,20 @@ int pdi_memfd_commit(struct pdi_memfd *m, uint64_t offset, uint64_t size, podipc
         return pdi_memfd_limit(size, available, err);
     if (m->map && !pdi_peek32(&m->no_huge) && !pdi_huge_commit(m->fd, m->map, offset, size))
         pdi_poke32(&m->no_huge, 1);
-    int rc;
-    do
-        rc = fallocate(m->fd, 0, (off_t)offset, (off_t)size);
-    while (rc < 0 && errno == EINTR);
-    if (rc < 0)
-        return pdi_fail_need(err, -errno, "fallocate", size, available,
-                             "could not allocate %llu bytes of shared memory",
-                             (unsigned long long)size);
+    /* One that a signal interrupts gives back what it got: under a fast timer only a
+     * smaller step gets to its end. */
+    uint64_t step = size;
+    for (uint64_t done = 0; done < size;) {
+        uint64_t n = size - done < step ? size - done : step;
+        if (fallocate(m->fd, 0, (off_t)(offset + done), (off_t)n) == 0)
+            done += n;
+        else if (errno == EINTR)
+            step = step > 2 * pdi_page_size() ? step / 2 : step;
+        else
+            return pdi_fail_need(err, -errno, "fallocate", size, available,
+                                 "could not allocate %llu bytes of shared memory",
+                                 (unsigned long long)size);
+    }
     /* The pages exist now; entering them in the page table at once is cheaper
      * than a fault each. Old kernels do not know how, and need not. */
     if (m->map)

@@ -1,8 +1,10 @@
 /* test_memfd.c - what a peer can do with memory that it was given: look at it. And
  * what it must not be able to pass off as such memory. */
 #include <fcntl.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/time.h>
 
 #include "check.h"
 #include "place.h"
@@ -183,6 +185,30 @@ static void test_committing(void)
     CHECK(m.fd == -1 && m.map == NULL);
 }
 
+static void tick(int number)
+{
+    (void)number;
+}
+
+/* A signal a fraction of a millisecond, in which no large step gets to its end. */
+static void test_committing_under_a_fast_timer(void)
+{
+    struct sigaction action = {.sa_handler = tick};
+    struct itimerval fast = {{0, 200}, {0, 200}}, off = {{0, 0}, {0, 0}};
+    const uint64_t size = UINT64_C(64) << 20;
+    struct pdi_memfd m;
+    struct stat st;
+    MUST(pdi_memfd_create("test", size, false, false, &m, NULL) == 0);
+    pdi_poke32(&m.no_huge, 1);
+    MUST(sigaction(SIGALRM, &action, NULL) == 0 && setitimer(ITIMER_REAL, &fast, NULL) == 0);
+    int rc = pdi_memfd_commit(&m, 0, size, NULL);
+    MUST(setitimer(ITIMER_REAL, &off, NULL) == 0);
+    CHECK(rc == 0);
+    MUST(fstat(m.fd, &st) == 0);
+    CHECK((uint64_t)st.st_blocks == size / 512);
+    pdi_memfd_close(&m);
+}
+
 int main(void)
 {
     int before = descriptors();
@@ -192,6 +218,7 @@ int main(void)
     test_what_is_not_such_memory();
     test_private_copies();
     test_committing();
+    test_committing_under_a_fast_timer();
     place_end();
     CHECK(descriptors() == before);
     return checks_done();
