@@ -88,7 +88,10 @@ def receiver(address: str, *, mode: int = 0o600, max_bytes: int | None = None) -
     max_bytes
         The largest tensor, in bytes, to be taken from tcp, unix, fifo and http,
         whose tensors are in memory of this container. None takes a safe share of
-        its memory limit. Of no effect for shm, where the sender pays, and file.
+        its memory limit. Of file it is the most that all received arrays may take
+        together; a tensor larger than that raises ``MemoryLimit`` at each ``recv``
+        until another receiver has taken it. Of no effect for shm, where the sender
+        pays.
 
     Returns
     -------

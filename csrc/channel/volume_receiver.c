@@ -132,7 +132,14 @@ static int check_head(struct receiver *rx, podipc_error *err)
     if (rc < 0)
         return pdi_fail(err, PODIPC_ECORRUPT, "pread",
                         "%s cannot be read (errno %d); it was removed", path, -rc);
-    return pdi_file_check(&head, rx->size, &rx->name, path, err);
+    rc = pdi_file_check(&head, rx->size, &rx->name, path, err);
+    if (rc == 0 && head.nbytes > rx->max_bytes)
+        return pdi_fail_need(err, PODIPC_EMEMLIMIT, "", head.nbytes, rx->max_bytes,
+                             "a tensor of %" PRIu64 " bytes is next in %.160s, and max_bytes of "
+                             "this receiver is %" PRIu64 ": it stays there for a receiver with a "
+                             "larger max_bytes, or a container with a larger memory limit",
+                             head.nbytes, rx->e.dir.path, rx->max_bytes);
+    return rc;
 }
 
 /* What is wrong with the file is wrong with all of that sender's, or with it alone. */

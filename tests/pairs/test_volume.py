@@ -174,6 +174,21 @@ def test_back_pressure(spawn, name, directory):
         assert (caught.value.need > 8 * MIB, caught.value.have) == (True, MIB)
 
 
+def test_too_large_for_this_receiver(name):
+    """The user's own figures; it stays for one that takes it."""
+    with podipc.sender(name) as tx, podipc.receiver(name, max_bytes=1000) as rx:
+        tx.send(np.zeros(1000, "u1"), 30)
+        assert rx.recv(30).nbytes == 1000
+        tx.send(np.zeros(200_000, "u1"), 30)
+        for _ in range(2):
+            with pytest.raises(podipc.MemoryLimit, match="max_bytes of this receiver is 1000"):
+                rx.recv(30)
+        with podipc.receiver(name) as other:
+            assert other.recv(30).nbytes == 200_000
+        tx.send(np.zeros(10, "u1"), 30)
+        assert rx.recv(30).nbytes == 10
+
+
 def test_received_is_private_memory(name, directory):
     """A read-only array by default; it may outlive everything."""
     with podipc.sender(name) as tx, podipc.receiver(name) as rx:
