@@ -1043,6 +1043,49 @@ static void test_other_version(void)
     passed++;
 }
 
+/* A name of any length that a file may have, which no address of a socket has room for. */
+static void test_long_paths(void)
+{
+    podipc_options o = fresh();
+    char directory[150], path[420];
+    podipc_receiver *rx;
+    podipc_sender *tx;
+    if (method == PODIPC_TCP) {
+        passed++;
+        return;
+    }
+    (void)snprintf(directory, sizeof directory, "%s/%080d", base, 0);
+    MUST(mkdir(directory, 0700) == 0);
+    o.path = path;
+    for (int n = 10; n < 256; n += 49) { /* up to 255 */
+        (void)snprintf(path, sizeof path, "%s/%0*d", n < 50 ? base : directory, n, n);
+        rx = receiver(&o);
+        CHECK(podipc_receiver_open(&o, &(podipc_receiver *){0}, &err) == -EADDRINUSE);
+        tx = sender(&o);
+        CHECK(send_words(tx, 1, 0, 10, PATIENCE) == 0);
+        CHECK(recv_words(rx, 1, 0, 10, PATIENCE) == 0);
+        podipc_sender_free(tx);
+        podipc_receiver_free(rx);
+        CHECK(access(path, F_OK) < 0);
+    }
+    (void)snprintf(path, sizeof path, "%s/%0*d", base, 256, 0);
+    CHECK(podipc_receiver_open(&o, &rx, &err) == PODIPC_EADDRESS);
+    CHECK(strstr(err.text, "its last part 256; there is room for 4095 and 255"));
+    CHECK(podipc_sender_open(&o, &tx, &err) == PODIPC_EADDRESS);
+    char *deep = malloc(5000);
+    MUST(deep);
+    for (int i = 0; i < 5000; i++)
+        deep[i] = i % 100 ? 'a' : '/';
+    deep[4096] = '\0';
+    o.path = deep;
+    CHECK(podipc_receiver_open(&o, &rx, &err) == PODIPC_EADDRESS);
+    CHECK(podipc_sender_open(&o, &tx, &err) == PODIPC_EADDRESS);
+    free(deep);
+    MUST(rmdir(directory) == 0);
+    CHECK(base_is_empty());
+    passed++;
+}
+
 /* What a sender meets that connects to a `said` of something else. */
 static void test_other_receiver(void)
 {
@@ -1367,6 +1410,7 @@ int main(int argc, char **argv)
         test_threads,
         test_strangers,
         test_other_version,
+        test_long_paths,
         test_other_receiver,
         test_lies,
         test_taken,
