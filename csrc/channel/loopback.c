@@ -418,12 +418,15 @@ int pdi_loopback_recv(struct pdi_loopback *l, int64_t until, podipc_message *out
 /* ---- the end ---- */
 
 /* Bytes that nobody has read when a socket is closed make the kernel break off the
- * connection, with what was sent and has not arrived yet. */
+ * connection, with what was sent and has not arrived yet. Read is what had come by now,
+ * which is less than this: the other end may go on sending for as long as we read. */
 static void drain(int fd)
 {
-    char bytes[4096];
+    enum { KEPT = 64 << 20 };
+    char bytes[16384];
     struct iovec iov = {.iov_base = bytes, .iov_len = sizeof bytes};
-    while (pdi_read(fd, &iov, 1) > 0)
+    ssize_t got;
+    for (ssize_t all = 0; all < KEPT && (got = pdi_read(fd, &iov, 1)) > 0; all += got)
         ;
 }
 

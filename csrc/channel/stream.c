@@ -1,6 +1,7 @@
 #include "stream.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,6 +18,19 @@ static int refuse_many(const podipc_options *options, podipc_error *err)
     return pdi_fail(err, PODIPC_EADDRESS, "",
                     "publisher and subscriber need shared memory: a stream (tcp, unix, fifo) goes "
                     "to one receiver; use an address like shm://frames");
+}
+
+/* A file that could not be made, or a peer could never find. */
+static int check_length(const char *path, podipc_error *err)
+{
+    const char *slash = strrchr(path, '/');
+    size_t all = strlen(path), name = slash ? strlen(slash + 1) : all;
+    if (name <= NAME_MAX && all < PATH_MAX)
+        return 0;
+    return pdi_fail(err, PODIPC_EADDRESS, "",
+                    "the path %.60s... is too long: it has %zu bytes, its last part %zu; there is "
+                    "room for %d and %d",
+                    path, all, name, PATH_MAX - 1, NAME_MAX);
 }
 
 int pdi_stream_at_open(const podipc_options *options, struct pdi_stream_at *at, podipc_error *err)
@@ -39,6 +53,9 @@ int pdi_stream_at_open(const podipc_options *options, struct pdi_stream_at *at, 
         (void)snprintf(at->name, sizeof at->name, strchr(path, ':') ? "[%s]:%u" : "%s:%u", path,
                        (unsigned)options->port);
     } else {
+        rc = check_length(path, err);
+        if (rc < 0)
+            return rc;
         (void)snprintf(at->name, sizeof at->name, "%s", path);
     }
     at->path = strdup(path);

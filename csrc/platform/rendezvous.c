@@ -3,6 +3,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -38,6 +39,8 @@ static int set_mode(const char *path, mode_t mode)
         rc = pdi_set_directory_mode(path, mode & ~(mode_t)MADE_HERE);
     return rc;
 }
+/* Bytes of what is added to a directory's name while it is being made. */
+enum { MAKING = sizeof ".new0123456789abcdef" - 1 };
 
 /* mkdir() obeys the umask and a later chmod() leaves a gap in which others are
  * refused, so the directory gets its permissions under another name. */
@@ -90,6 +93,12 @@ static int refused(const char *path, int code, const char *call, podipc_error *e
     if (code == -ENOTDIR || code == -ELOOP)
         return pdi_fail(err, PODIPC_EADDRESS, call,
                         "%s is not a directory; a channel needs one of its own", path);
+    if (code == -ENAMETOOLONG)
+        return pdi_fail(
+            err, PODIPC_EADDRESS, call,
+            "the path %.60s... is too long: it has %zu bytes; there is room for %d, and "
+            "for %d in each of its parts",
+            path, strlen(path), PATH_MAX - 1 - MAKING, NAME_MAX - MAKING);
     if (code == -EACCES && stat(path, &st) == 0)
         return pdi_fail(err, code, call,
                         "the channel directory %s belongs to UID %u with mode %04o and this "

@@ -2,6 +2,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -12,39 +14,34 @@
 #include "../core/error.h"
 #include "rendezvous.h"
 
-/* sun_path has room for 107 bytes. A longer path is reached by the descriptor of
- * its directory, which goes to *dir and must stay open until the call is made. */
-static int address_of(const char *path, struct sockaddr_un *a, int *dir)
+/* Calls with the address of `path`. sun_path has room for 107 bytes: what is longer is
+ * reached through a descriptor, that of the socket itself, or with `fresh` of the
+ * directory in which it is to be made. */
+static int call_at(const char *path, int fd, bool fresh,
+                   int (*call)(int, const struct sockaddr *, socklen_t))
 {
-    memset(a, 0, sizeof *a);
-    a->sun_family = AF_UNIX;
-    *dir = -1;
+    struct sockaddr_un a = {.sun_family = AF_UNIX};
     size_t n = strlen(path);
-    if (n < sizeof a->sun_path) {
-        memcpy(a->sun_path, path, n);
-        return 0;
+    int near = -1, rc = 0;
+    if (n < sizeof a.sun_path) {
+        memcpy(a.sun_path, path, n);
+    } else {
+        char above[PATH_MAX];
+        const char *name = fresh ? strrchr(path, '/') : path + n;
+        if (!name || (size_t)(name - path) >= sizeof above)
+            return -ENAMETOOLONG;
+        memcpy(above, path, (size_t)(name - path));
+        above[name - path] = '\0';
+        near = open(above, O_PATH | O_CLOEXEC | (fresh ? O_DIRECTORY : O_NOFOLLOW));
+        if (near < 0)
+            return -errno;
+        int put = snprintf(a.sun_path, sizeof a.sun_path, "/proc/self/fd/%d%s", near, name);
+        if (put < 0 || (size_t)put >= sizeof a.sun_path)
+            rc = -ENAMETOOLONG;
     }
-    const char *name = strrchr(path, '/');
-    char above[4096];
-    if (!name || (size_t)(name - path) >= sizeof above)
-        return -ENAMETOOLONG;
-    memcpy(above, path, (size_t)(name - path));
-    above[name - path] = '\0';
-    *dir = open(above, O_PATH | O_DIRECTORY | O_CLOEXEC);
-    if (*dir < 0)
-        return -errno;
-    int put = snprintf(a->sun_path, sizeof a->sun_path, "/proc/self/fd/%d%s", *dir, name);
-    return put < 0 || (size_t)put >= sizeof a->sun_path ? -ENAMETOOLONG : 0;
-}
-
-static int call_at(const char *path, int fd, int (*call)(int, const struct sockaddr *, socklen_t))
-{
-    struct sockaddr_un a;
-    int dir;
-    int rc = address_of(path, &a, &dir);
     if (rc == 0 && call(fd, (const struct sockaddr *)&a, sizeof a) < 0)
         rc = -errno;
-    pdi_close(&dir);
+    pdi_close(&near);
     return rc;
 }
 
@@ -60,7 +57,7 @@ static int probe(const char *path)
     int fd;
     int rc = open_socket(&fd);
     if (rc == 0)
-        rc = call_at(path, fd, connect);
+        rc = call_at(path, fd, false, connect);
     pdi_close(&fd);
     if (rc == 0 || rc == -EAGAIN || rc == -EINPROGRESS)
         return -EADDRINUSE;
@@ -74,7 +71,7 @@ static int make(const char *path, int *fd, podipc_error *err)
     if (rc < 0)
         goto err;
     call = "bind";
-    rc = call_at(path, *fd, bind);
+    rc = call_at(path, *fd, true, bind);
     if (rc < 0)
         goto err;
     call = "listen";
@@ -86,8 +83,6 @@ static int make(const char *path, int *fd, podipc_error *err)
     return 0;
 err:
     pdi_close(fd);
-    if (rc == -ENAMETOOLONG)
-        return pdi_fail(err, PODIPC_EADDRESS, call, "the name of the socket %s is too long", path);
     return pdi_fail(err, rc, call, "could not make a socket at %s as UID %u", path,
                     (unsigned)geteuid());
 }
@@ -109,7 +104,7 @@ int pdi_unix_connect(const char *path, int *fd, podipc_error *err)
     rc = open_socket(fd);
     if (rc < 0)
         return pdi_fail(err, rc, "socket", "could not make a socket to connect to %s", path);
-    rc = call_at(path, *fd, connect);
+    rc = call_at(path, *fd, false, connect);
     if (rc == 0)
         return 0;
     pdi_close(fd);

@@ -27,7 +27,20 @@ static ssize_t commanded_write(int fd, const struct iovec *iov, int n)
     }
     return used ? pdi_write_socket(fd, cut, used) : -EAGAIN;
 }
+/* And one whose other end never stops to send. */
+static _Thread_local uint64_t flood;
+static ssize_t commanded_read(int fd, const struct iovec *iov, int n)
+{
+    uint64_t all = 0;
+    if (flood == 0)
+        return pdi_read(fd, iov, n);
+    for (int i = 0; i < n; i++)
+        all += iov[i].iov_len;
+    flood -= all < flood ? all : flood;
+    return (ssize_t)all;
+}
 #define pdi_write_socket         commanded_write
+#define pdi_read                 commanded_read
 #define pdi_loopback_new         tested_new
 #define pdi_loopback_fd          tested_fd
 #define pdi_loopback_forked      tested_forked
@@ -259,6 +272,16 @@ static void test_hung_up_while_busy(void)
     free_both();
 }
 
+static void test_closed_under_a_flood(void)
+{
+    connect_both();
+    flood = UINT64_C(4) << 30;
+    pdi_loopback_close(a, 0);
+    CHECK(flood > 0);
+    flood = 0;
+    free_both();
+}
+
 static void test_death_in_the_middle(void)
 {
     podipc_tensor t = bytes(LARGE);
@@ -309,6 +332,7 @@ int main(void)
     test_given_up_in_a_large_one();
     test_goodbye_after_everything();
     test_hung_up_while_busy();
+    test_closed_under_a_flood();
     test_death_in_the_middle();
     test_nobody_listens();
     free(large);

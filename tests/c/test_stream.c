@@ -240,13 +240,49 @@ static void child_receives(struct order *order)
     podipc_receiver_free(rx);
 }
 
+/* Do all other threads sleep? */
+static bool alone(void)
+{
+    bool so = true;
+    DIR *d = opendir("/proc/self/task");
+    MUST(d);
+    for (struct dirent *e; (e = readdir(d)) != NULL;) {
+        char where[300], text[200] = "";
+        if (e->d_name[0] == '.' || atoi(e->d_name) == (int)gettid())
+            continue;
+        (void)snprintf(where, sizeof where, "/proc/self/task/%s/stat", e->d_name);
+        FILE *f = fopen(where, "r");
+        if (!f)
+            continue;
+        char *read = fgets(text, sizeof text, f);
+        fclose(f);
+        const char *name_end = read ? strrchr(text, ')') : NULL;
+        so = so && (!name_end || name_end[2] == 'S');
+    }
+    closedir(d);
+    return so;
+}
+
+/* fork(), while no other thread, a receiver's greeter, can hold a lock of the
+ * sanitizer's allocator: the child would have a copy that nobody unlocks. */
+static pid_t fork_alone(void)
+{
+    int64_t end = pdi_now() + PATIENCE;
+    while (!alone()) {
+        MUST(pdi_now() < end);
+        (void)usleep(200);
+    }
+    fflush(NULL);
+    pid_t pid = fork();
+    MUST(pid >= 0);
+    return pid;
+}
+
 static pid_t start(void (*run)(struct order *), struct order order, int *said)
 {
     int ends[2];
     MUST(pipe(ends) == 0);
-    fflush(NULL);
-    pid_t pid = fork();
-    MUST(pid >= 0);
+    pid_t pid = fork_alone();
     if (pid == 0) {
         close(ends[0]);
         order.said = ends[1];
@@ -357,7 +393,6 @@ static void test_sizes_and_order(void)
     int said;
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
         uint64_t count = sizes[i] > 1 << 16 ? 3 : 200;
-        /* First, while no thread of ours can hold a lock of the sanitizer's: a fork copies it. */
         pid_t pid =
             start(child_sends,
                   (struct order){o, .who = i, .count = count, .n = sizes[i], .close = true}, &said);
@@ -396,7 +431,7 @@ static void test_nobody_there(void)
     char text[400];
     int64_t start_at = pdi_now();
     CHECK(send_words(tx, 1, 0, 10, SOON) == -EAGAIN);
-    CHECK(pdi_now() - start_at < SOON + 100000000);
+    CHECK(pdi_now() - start_at < SOON + PATIENCE / 6);
     podipc_sender_explain(tx, text, sizeof text);
     CHECK(strstr(text, "No receiver listens on"));
     CHECK(podipc_sender_close(tx) == 0);
@@ -455,8 +490,9 @@ static void test_many_senders(void)
         }
     }
     int rc;
-    while ((rc = recv_for(rx, &m, SOON)) == PODIPC_EPEERDIED)
+    while (died > 0 && recv_for(rx, &m, PATIENCE) == PODIPC_EPEERDIED)
         died--;
+    rc = recv_for(rx, &m, SOON);
     CHECK(died == 0 && (rc == -EAGAIN || rc == PODIPC_ECLOSED));
     podipc_receiver_free(rx);
     passed++;
@@ -691,7 +727,7 @@ static void test_timeout_in_mid_frame(void)
     CHECK(send_words(tx, 1, 4, 8 << 20, SOON / 3) == -EAGAIN);
     int64_t start_at = pdi_now();
     (void)podipc_sender_close(tx);
-    CHECK(pdi_now() - start_at < 3 * INT64_C(1000000000));
+    CHECK(pdi_now() - start_at < PATIENCE / 2);
     podipc_sender_free(tx);
     CHECK(recv_for(rx, &m, PATIENCE) == PODIPC_EPEERDIED);
     podipc_receiver_free(rx);
@@ -743,7 +779,7 @@ static void test_budget(void)
     CHECK(ended_well(pid));
     /* What can never fit. */
     podipc_sender *tx = sender(&o);
-    int rc = send_words(tx, 2, 0, 1 << 20, SOON);
+    int rc = send_words(tx, 2, 0, 1 << 20, method == PODIPC_FIFO ? SOON : PATIENCE);
     if (method == PODIPC_FIFO) {
         CHECK(rc == -EAGAIN);
         CHECK(recv_for(rx, &m, PATIENCE) == PODIPC_EMEMLIMIT);
@@ -839,7 +875,7 @@ static void test_close_ends_waits(void)
     podipc_receiver_close(rx);
     for (int i = 0; i < 2; i++)
         MUST(pthread_join(threads[i], NULL) == 0);
-    CHECK(pdi_now() - start_at < 2 * INT64_C(1000000000));
+    CHECK(pdi_now() - start_at < PATIENCE / 2);
     CHECK(w[0].rc == PODIPC_ECLOSED && w[1].rc == PODIPC_ECLOSED);
     podipc_receiver_free(rx);
     /* One that looks for a receiver; then two in and before a frame. */
@@ -855,7 +891,7 @@ static void test_close_ends_waits(void)
         (void)podipc_sender_close(tx);
         for (int i = 0; i < 2; i++)
             MUST(pthread_join(threads[i], NULL) == 0);
-        CHECK(pdi_now() - start_at < 3 * INT64_C(1000000000));
+        CHECK(pdi_now() - start_at < PATIENCE / 2);
         CHECK(w[0].rc == PODIPC_ECLOSED && w[1].rc == PODIPC_ECLOSED);
         podipc_sender_free(tx);
         if (rx)
@@ -1007,6 +1043,49 @@ static void test_other_version(void)
     passed++;
 }
 
+/* A name of any length that a file may have, which no address of a socket has room for. */
+static void test_long_paths(void)
+{
+    podipc_options o = fresh();
+    char directory[150], path[420];
+    podipc_receiver *rx;
+    podipc_sender *tx;
+    if (method == PODIPC_TCP) {
+        passed++;
+        return;
+    }
+    (void)snprintf(directory, sizeof directory, "%s/%080d", base, 0);
+    MUST(mkdir(directory, 0700) == 0);
+    o.path = path;
+    for (int n = 10; n < 256; n += 49) { /* up to 255 */
+        (void)snprintf(path, sizeof path, "%s/%0*d", n < 50 ? base : directory, n, n);
+        rx = receiver(&o);
+        CHECK(podipc_receiver_open(&o, &(podipc_receiver *){0}, &err) == -EADDRINUSE);
+        tx = sender(&o);
+        CHECK(send_words(tx, 1, 0, 10, PATIENCE) == 0);
+        CHECK(recv_words(rx, 1, 0, 10, PATIENCE) == 0);
+        podipc_sender_free(tx);
+        podipc_receiver_free(rx);
+        CHECK(access(path, F_OK) < 0);
+    }
+    (void)snprintf(path, sizeof path, "%s/%0*d", base, 256, 0);
+    CHECK(podipc_receiver_open(&o, &rx, &err) == PODIPC_EADDRESS);
+    CHECK(strstr(err.text, "its last part 256; there is room for 4095 and 255"));
+    CHECK(podipc_sender_open(&o, &tx, &err) == PODIPC_EADDRESS);
+    char *deep = malloc(5000);
+    MUST(deep);
+    for (int i = 0; i < 5000; i++)
+        deep[i] = i % 100 ? 'a' : '/';
+    deep[4096] = '\0';
+    o.path = deep;
+    CHECK(podipc_receiver_open(&o, &rx, &err) == PODIPC_EADDRESS);
+    CHECK(podipc_sender_open(&o, &tx, &err) == PODIPC_EADDRESS);
+    free(deep);
+    MUST(rmdir(directory) == 0);
+    CHECK(base_is_empty());
+    passed++;
+}
+
 /* What a sender meets that connects to a `said` of something else. */
 static void test_other_receiver(void)
 {
@@ -1031,13 +1110,13 @@ static void test_other_receiver(void)
     CHECK(strstr(text, "has not answered"));
     int fd = accept(listener, NULL, NULL);
     put(fd, "HTTP/1.1 400 Bad Request\r\n", 26);
-    CHECK(send_words(tx, 1, 0, 10, SOON) == PODIPC_EADDRESS);
+    CHECK(send_words(tx, 1, 0, 10, PATIENCE) == PODIPC_EADDRESS);
     CHECK(strstr(err.text, "HTTP/1.1 400"));
     close(fd);
     CHECK(send_words(tx, 1, 0, 10, SOON) == -EAGAIN);
     fd = accept(listener, NULL, NULL);
     put(fd, &g, sizeof g);
-    CHECK(send_words(tx, 1, 0, 10, SOON) == PODIPC_EVERSION);
+    CHECK(send_words(tx, 1, 0, 10, PATIENCE) == PODIPC_EVERSION);
     close(fd);
     close(listener);
     podipc_sender_free(tx);
@@ -1152,7 +1231,7 @@ static void test_wrong_paths(void)
         CHECK(podipc_receiver_open(&o, &rx, &err) == PODIPC_EADDRESS);
         CHECK(strstr(err.text, names[what]));
         podipc_sender *tx = sender(&o);
-        CHECK(send_words(tx, 1, 0, 100, SOON) == PODIPC_EADDRESS);
+        CHECK(send_words(tx, 1, 0, 100, PATIENCE) == PODIPC_EADDRESS);
         CHECK(strstr(err.text, names[what]));
         podipc_sender_free(tx);
         MUST((what == 1 ? rmdir(o.path) : unlink(o.path)) == 0);
@@ -1197,12 +1276,11 @@ static void test_mode(void)
     if (geteuid() == 0) {
         podipc_options o = fresh();
         podipc_receiver *rx = receiver(&o);
-        fflush(NULL);
-        pid_t pid = fork();
+        pid_t pid = fork_alone();
         if (pid == 0) {
             MUST(setresgid(1001, 1001, 1001) == 0 && setresuid(1001, 1001, 1001) == 0);
             podipc_sender *tx = sender(&o);
-            MUST(send_words(tx, 1, 0, 10, SOON) == -EACCES);
+            MUST(send_words(tx, 1, 0, 10, PATIENCE) == -EACCES);
             MUST(strstr(err.text, "UID 0") && strstr(err.text, "UID 1001"));
             MUST(strstr(err.text, "mode=0o666"));
             _exit(0);
@@ -1224,8 +1302,7 @@ static void test_fork(void)
     CHECK(send_words(tx, 1, 0, 100, PATIENCE) == 0);
     int go[2];
     MUST(pipe(go) == 0);
-    fflush(NULL);
-    pid_t pid = fork();
+    pid_t pid = fork_alone();
     if (pid == 0) {
         podipc_message m;
         char c;
@@ -1280,7 +1357,7 @@ static void test_child_outlives(void)
     killed(pid);
     int64_t start_at = pdi_now();
     CHECK(recv_for(rx, &m, PATIENCE) == PODIPC_EPEERDIED);
-    CHECK(pdi_now() - start_at < 2 * INT64_C(1000000000));
+    CHECK(pdi_now() - start_at < 4 * INT64_C(1000000000)); /* that child lives for 5 s */
     podipc_receiver_free(rx);
     passed++;
 }
@@ -1333,6 +1410,7 @@ int main(int argc, char **argv)
         test_threads,
         test_strangers,
         test_other_version,
+        test_long_paths,
         test_other_receiver,
         test_lies,
         test_taken,

@@ -332,7 +332,7 @@ static void test_budget(void)
     CHECK(send_for(tx, 99, 100000, SOON, &err) == PODIPC_EMEMLIMIT);
     CHECK(err.need > 800000 && err.have == 65536);
     CHECK(recv_one(rx) == 0);
-    CHECK(send_for(tx, 8, 1000, SOON, &err) == 0);
+    CHECK(send_for(tx, 8, 1000, PATIENCE, &err) == 0);
     for (int i = 1; i < 9; i++)
         CHECK(recv_one(rx) == i);
     podipc_sender_free(tx);
@@ -444,7 +444,7 @@ static void test_receiver_dies(void)
     CHECK(end(&c, SIGKILL) == -SIGKILL);
     usleep(100000); /* within which a death is known */
     podipc_error err;
-    CHECK(send_for(tx, 100, 50, SOON, &err) == PODIPC_EPEERDIED);
+    CHECK(send_for(tx, 100, 50, PATIENCE, &err) == PODIPC_EPEERDIED);
     CHECK(strstr(err.text, "holding 2 tensors"));
     CHECK(send_for(tx, 100, 50, SOON, &err) == -EAGAIN); /* once; then it waits for the next */
     podipc_stats stats;
@@ -654,7 +654,7 @@ static void test_foreign_entries(void)
     snprintf(name, sizeof name, "%s/readme.txt", path);
     CHECK(link(target, name) == 0);
     podipc_error err;
-    CHECK(recv_for(rx, SOON, NULL, &err) == PODIPC_ECORRUPT);
+    CHECK(recv_for(rx, PATIENCE, NULL, &err) == PODIPC_ECORRUPT);
     CHECK(strstr(err.text, "hard link"));
     CHECK(recv_for(rx, SOON, NULL, &err) == -EAGAIN);
     podipc_sender *tx = open_tx(options(path));
@@ -807,11 +807,11 @@ static void test_full_volume(void)
     CHECK(err.need >= 2400000 && err.have > 0 && err.have <= 1 << 20);
     CHECK(with_prefix(path, ".t.", NULL) == 0 && with_prefix(path, "m.", NULL) == 0);
     /* Larger than the default share, but it fits. */
-    CHECK(send_for(tx, 2, 80000, SOON, &err) == 0);
+    CHECK(send_for(tx, 2, 80000, PATIENCE, &err) == 0);
     /* Full of our own: wait for the receiver. */
     CHECK(send_for(tx, 3, 80000, SOON, &err) == -EAGAIN);
     CHECK(recv_one(rx) == 2);
-    CHECK(send_for(tx, 3, 80000, SOON, &err) == 0);
+    CHECK(send_for(tx, 3, 80000, PATIENCE, &err) == 0);
     CHECK(recv_one(rx) == 3);
     /* Full of what others put there. */
     snprintf(path, sizeof path, "%s/ballast", mount_point);
@@ -824,7 +824,7 @@ static void test_full_volume(void)
     CHECK(send_for(tx, 4, 1000, SOON, &err) == -ENOSPC);
     CHECK(err.need > 8000);
     CHECK(unlink(path) == 0);
-    CHECK(send_for(tx, 4, 1000, SOON, &err) == 0);
+    CHECK(send_for(tx, 4, 1000, PATIENCE, &err) == 0);
     CHECK(recv_one(rx) == 4);
     podipc_sender_free(tx);
     podipc_receiver_free(rx);
@@ -915,17 +915,19 @@ static void test_many_deaths(void)
     int got = 0, died_a = 0, died_b = 0;
     podipc_error err;
     int64_t rc;
-    while ((rc = recv_for(a, SOON, NULL, &err)) != -EAGAIN) {
+    while (got + died_a < 33 && (rc = recv_for(a, PATIENCE, NULL, &err)) != -EAGAIN) {
         CHECK(rc >= 0 || rc == PODIPC_EPEERDIED);
         got += rc >= 0;
         died_a += rc < 0;
     }
-    while ((rc = recv_for(b, SOON, NULL, &err)) != -EAGAIN) {
+    while (died_b < 3 && (rc = recv_for(b, PATIENCE, NULL, &err)) != -EAGAIN) {
         CHECK(rc == PODIPC_EPEERDIED);
         died_b++;
     }
     CHECK(got == 30 && died_a == 3);
     CHECK(died_b == 3); /* though it never looked while they lived */
+    CHECK(recv_for(a, SOON, NULL, &err) == -EAGAIN);
+    CHECK(recv_for(b, SOON, NULL, &err) == -EAGAIN);
     CHECK(entries(path) == 3);
     podipc_receiver_free(a);
     podipc_receiver_free(b);

@@ -400,6 +400,13 @@ def test_long_paths(podipc_dir, length):
             break
 
 
+@pytest.mark.parametrize("method", ["shm", "unix", "fifo", "file"])
+@pytest.mark.parametrize("end", [podipc.sender, podipc.receiver])
+def test_a_path_too_long_for_the_file_system(tmp_path, method, end):
+    with pytest.raises(podipc.AddressError, match="too long"):
+        end(f"{method}://{tmp_path}/{'d' * 256}")
+
+
 # --- peers that do not speak as they should ----------------------------------
 
 MAGIC = 0x0043504944504F50
