@@ -40,6 +40,9 @@ kubeconfig (pip install 'podipc[k8s]'). `auto` is podman if it is here and has
 every image of the manifest, else local. What else the manifest asks for and
 there is not is said, one line each, on standard error.
 
+Of a Deployment, StatefulSet, DaemonSet, ReplicaSet, Job or CronJob the template
+is run, as one Pod of that name (NAME-0 for a StatefulSet).
+
 Several Pods in one file are in one network of podman, or in a cluster, each
 reached by its name and by that of a Service that selects it. `run` ends when
 all but those with restartPolicy Always have ended, and succeeds if these have.
