@@ -169,7 +169,7 @@ def _complete(about: dict[str, Any], pod: runtime.Pod, name: str, shm_bytes: int
     notes: list[str] = list(about.get("notes") or ())
     said: list[str] = []
     for note in pod.notes:
-        of_manifest = note in general or note.startswith("spec.") or name == "plain"
+        of_manifest = note in general or note.startswith(pod.spec.at("spec.")) or name == "plain"
         (said if of_manifest else notes).append(note)
     about["runtime"] = name
     about["runtime_version"] = pod.version or None

@@ -49,7 +49,8 @@ def up(
     Parameters
     ----------
     manifest
-        A YAML or JSON file with one Pod, or what such a file would contain.
+        A YAML or JSON file with one Pod, or what such a file would contain. Of a Deployment,
+        StatefulSet, DaemonSet, ReplicaSet, Job or CronJob the template is run, as one Pod.
     runtime
         ``local``: programs of this machine in namespaces of their own, without images.
         ``podman``: real containers. ``kubernetes``: a cluster, that of the kubeconfig or the
@@ -139,18 +140,22 @@ def start(
 
     `at_end` are paths to remove with the Pod, `options` what the runtime alone knows.
     """
+    from podipc.pod.manifest.workloads import note_of
+
     name, notes = resolved([spec], runtime)
     module = importlib.import_module(_MODULES[name])
     pod: Pod = module.Pod(spec, grace=grace, backoff=backoff, at_end=at_end, **options)
-    pod.notes[:0] = notes
+    pod.notes[:0] = notes + note_of(spec, name)
     return pod
 
 
 def notes_of(spec: manifests.Pod, runtime: str = "auto") -> list[str]:
     """One line for everything in the manifest that has no effect with that runtime."""
+    from podipc.pod.manifest.workloads import note_of
+
     name, notes = resolved([spec], runtime)
     found: list[str] = importlib.import_module(_MODULES[name]).notes_of(spec)
-    return notes + found
+    return notes + note_of(spec, name) + found
 
 
 def resolved(specs: Sequence[manifests.Pod], runtime: str) -> tuple[str, list[str]]:

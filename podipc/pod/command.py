@@ -8,6 +8,7 @@ import functools
 import json
 import os
 import queue
+import shlex
 import subprocess
 import sys
 import threading
@@ -39,6 +40,9 @@ no images: each container is a program of this machine in namespaces of its own.
 kubeconfig (pip install 'podipc[k8s]'). `auto` is podman if it is here and has
 every image of the manifest, else local. What else the manifest asks for and
 there is not is said, one line each, on standard error.
+
+Of a Deployment, StatefulSet, DaemonSet, ReplicaSet, Job or CronJob the template
+is run, as one Pod of that name (NAME-0 for a StatefulSet).
 
 Several Pods in one file are in one network of podman, or in a cluster, each
 reached by its name and by that of a Service that selects it. `run` ends when
@@ -358,7 +362,17 @@ def _exec(options: argparse.Namespace) -> int:
     name = _name(options.pod)
     container = options.container or _first(name)
     request = {"do": "exec", "container": container, "command": options.command}
-    with state.Call(name, request, [0, 1, 2]) as call:
+    try:
+        call = state.Call(name, request, [0, 1, 2])
+    except PodError as error:
+        word, *rest = options.command
+        if options.container or not any(c["name"] == word for c in _status(name)["containers"]):
+            raise
+        meant = shlex.join(["-c", word, "--", *(rest or ["COMMAND"])])
+        raise PodError(
+            f"{error}; {word!r} is a container: podipc pod exec {options.pod} {meant}"
+        ) from None
+    with call:
         code = int(call.read()["code"])
     return code if code >= 0 else 128 - code
 

@@ -196,6 +196,24 @@ def test_restarts(cluster):
         made["a"].exec(["true"])
 
 
+def test_a_template_is_created_as_a_pod(cluster, tmp_path):
+    alone = pod("echo of a template", restartPolicy="OnFailure")
+    name = alone["metadata"]["name"]
+    job = {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": name},
+        "spec": {"completions": 2, "template": {"spec": alone["spec"]}},
+    }
+    file = write(tmp_path, job)
+    out, err = cluster.podipc("pod", "run", "--runtime", "kubernetes", file)
+    assert out == "a | of a template\n"
+    assert err == (
+        f"podipc: note: Job {name}: its template is run as one Pod, {name}; "
+        "not used: spec.completions\n"
+    )
+
+
 def test_an_idle_pod(cluster):
     """Its containers wait for SIGTERM, which they block and do not handle."""
     with start(pod("exit 1", restartPolicy="Always"), idle=True) as made:

@@ -45,7 +45,7 @@ def pod(podipc_dir: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pod]:
 
 def test_jupyterlab_next_to_two_workers(pod: Pod) -> None:
     jupyter = pod["jupyter"]
-    for _ in range(2):  # the workers go on when a sender has closed
+    for _ in range(20):  # the workers go on when a sender has closed
         assert jupyter.run(WORKED, timeout=PATIENCE).unwrap() is True
     address = re.compile(r"127\.0\.0\.1:8888/\S*\?token=(\w+)")
     said = eventually(lambda: address.search(jupyter.logs()), "JupyterLab says where it is")

@@ -242,6 +242,8 @@ def test_up_exec_logs_list_down(line: Line) -> None:
     )
     assert line.run("exec", name, "--", "sh", "-c", "kill -9 $$", code=137)[0] == ""
     assert "no program 'none'" in line.run("exec", name, "none", code=1)[1]
+    err = line.run("exec", name, "b", "--", "ls", "-l", code=1)[1]
+    assert f"'b' is a container: podipc pod exec {name} -c b -- ls -l" in err
     assert "no container 'c'; it has a, b" in line.run("exec", name, "-c", "c", "true", code=1)[1]
     assert line.run("logs", name)[0] == "a | runs\nb | of b\n"
     assert line.run("logs", file, "-c", "b")[0] == "of b\n"

@@ -221,6 +221,49 @@ def test_volumes(make: Maker) -> None:
     assert "/d/y: Read-only" in said[2]
 
 
+def test_a_config_map_as_files(make: Maker, tmp_path: Path) -> None:
+    yaml = pytest.importorskip("yaml", reason="PyYAML is not installed")
+    config = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": "c"},
+        "data": {"text": "of a text\n"},
+        "binaryData": {"raw": "cmF3Cg=="},
+    }
+    look = "cat /c/text /c/raw /one; stat -c %a /c/text /c/raw; ls /c /some; cat /some/d/e"
+    paths = {"c": "/c", "some": "/some"}
+    mounts = [{"name": name, "mountPath": path} for name, path in paths.items()]
+    mounts.append({"name": "c", "mountPath": "/one", "subPath": "text"})
+    spec = document(
+        container("a", f"{look}; touch /c/text /c/new /one; mkdir /some/x", volumeMounts=mounts),
+        container(
+            "b",
+            "cat /c/text; stat -c '%u %g' /c/text",
+            volumeMounts=mounts[:1],
+            securityContext={"runAsUser": 1001},
+        ),
+        volumes=[
+            {"name": "c", "configMap": {"name": "c", "defaultMode": 0o400}},
+            {"name": "some", "configMap": {"name": "c", "items": [{"key": "raw", "path": "d/e"}]}},
+            {"name": "unused", "secret": {"secretName": "s"}},
+        ],
+        securityContext={"runAsUser": 0, "fsGroup": 2000},
+    )
+    file = tmp_path / "pod.yaml"
+    file.write_text(yaml.safe_dump_all([spec, config]))
+    with up(file, "podman") as pod:
+        pod.wait(PATIENCE)
+        said = pod["a"].logs().splitlines()
+        assert pod["b"].logs() == "of a text\n0 2000\n"
+    assert said[:5] == ["of a text", "raw", "of a text", "440", "440"]
+    assert said[5:12] == ["/c:", "raw", "text", "", "/some:", "d", "raw"]
+    assert sum("Read-only file system" in line for line in said[12:]) == 4, said
+    spec["spec"]["containers"][0]["volumeMounts"][2]["subPath"] = "no"
+    file.write_text(yaml.safe_dump_all([spec, config]))
+    with pytest.raises(ManifestError, match=r"Mounts\[2\]\.subPath: expected a file .*text, raw"):
+        up(file, "podman")
+
+
 def test_limits_and_a_container_that_runs_out_of_memory(
     make: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -423,7 +466,13 @@ def test_the_grace_period(make: Maker) -> None:
             {"volumeMounts": [{"name": "v", "mountPath": "/v"}]},
             {"volumes": [{"name": "v", "configMap": {"name": "x"}}]},
             ManifestError,
-            r"spec.volumes\[0\].configMap: the runtime podman has emptyDir and hostPath",
+            r"spec.volumes\[0\].configMap.name: expected the name of a ConfigMap in the same file",
+        ),
+        (
+            {"volumeMounts": [{"name": "v", "mountPath": "/v"}]},
+            {"volumes": [{"name": "v", "secret": {"secretName": "x"}}]},
+            ManifestError,
+            r"spec.volumes\[0\].secret: the runtime podman has emptyDir, hostPath and configMap",
         ),
         (
             {"volumeMounts": [{"name": "v", "mountPath": "/v"}]},

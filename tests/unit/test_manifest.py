@@ -112,7 +112,8 @@ WRONG = [
     ("apiVersion", ..., "apiVersion", "is missing; expected v1"),
     ("apiVersion", "v2", "apiVersion", "expected 'v1', not 'v2'"),
     ("kind", ..., "kind", "is missing"),
-    ("kind", "Deployment", "kind", "expected Pod, Service or ConfigMap, not 'Deployment'"),
+    ("kind", "Secret", "kind", "Job, CronJob, Service or ConfigMap, not 'Secret'"),
+    ("kind", "Deployment", "apiVersion", "expected 'apps/v1', not 'v1'"),
     ("kind", "pod", "kind", "did you mean 'Pod'?"),
     ("metadata", ..., "metadata", "is missing"),
     ("metadata.name", ..., "metadata.name", "is missing"),
@@ -259,6 +260,29 @@ def test_files_that_are_no_manifests(tmp_path: Path) -> None:
     assert "is not YAML" in text_of(b'{"a": 1')
     assert "too deep" in text_of(b"[" * 100_000)
     assert "too deep" in text_of(b'{"a":' * 100_000)
+
+
+def test_yaml_is_read_as_kubernetes_reads_it(tmp_path: Path) -> None:
+    file = tmp_path / "pod.yaml"
+    head = "{apiVersion: v1, kind: Pod, metadata: {name: p, annotations: {a: 2020-01-01}}, "
+    file.write_text(head + "spec: {containers: [{name: a, image: i, args: [12:30, 1:00:00.5]}]}}")
+    pod = read(file)
+    assert pod.annotations == {"a": "2020-01-01"}
+    assert pod.containers[0].args == ("12:30", "1:00:00.5")
+    assert json.loads(json.dumps(pod.document)) == pod.document
+
+    def text_of(affinity: str) -> str:
+        pod = "spec: {containers: [{name: a, image: i}], affinity: "
+        file.write_text(f"{head}{pod}{affinity}}}}}")
+        with pytest.raises(ManifestError) as caught:
+            read(file)
+        return str(caught.value)
+
+    assert "contains itself" in text_of("&x {a: *x}")
+    assert "has more than 1,000,000 values" in text_of(
+        "[&a0 [], " + ", ".join(f"&a{i + 1} [*a{i}, *a{i}]" for i in range(64)) + "]"
+    )
+    assert "a value that JSON has not, b'a'" in text_of("{x: !!binary YQ==}")
 
 
 def test_no_code_is_run(tmp_path: Path) -> None:

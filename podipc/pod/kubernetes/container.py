@@ -65,8 +65,9 @@ class Container(observed.Container):
         pod = self._pod
         policy = "Always" if self.spec.sidecar else pod.spec.restart
         if policy != "Always":
+            path = pod.spec.at("spec.restartPolicy")
             raise NotHere(
-                f"{pod.spec.source}: spec.restartPolicy: expected Always, not {policy}, for "
+                f"{pod.spec.source}: {path}: expected Always, not {policy}, for "
                 f"container {self.name!r} to be started again: Kubernetes has no call for it"
             )
         self._may_restart()

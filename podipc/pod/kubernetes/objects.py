@@ -191,6 +191,8 @@ def _refused(spec: manifests.Pod, namespace: str, kind: str, name: str, error: R
     if error.status in (400, 422):
         causes = error.details.get("causes") or ()
         field = str(causes[0].get("field") or "") if causes else ""
+        if field and kind == "Pod":
+            field = spec.at(field)
         raise ManifestError(
             f"{spec.source}: {field or kind}: the cluster does not take it: {error}",
             spec.source,

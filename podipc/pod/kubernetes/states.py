@@ -146,10 +146,10 @@ def _field(spec: manifests.Pod, text: str) -> str:
     for pattern, field in _UNSCHEDULABLE:
         if match := re.search(pattern, text):
             if not field.startswith("."):
-                return field
+                return spec.at(field)
             what = f".{match[1]}" if field == ".resources.requests" else ""
             return f"{spec.containers[0].path}{field}{what}"
-    return "spec"
+    return spec.at("spec")
 
 
 def _dict(of: Mapping[str, Any], key: str) -> dict[str, Any]:

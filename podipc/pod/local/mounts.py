@@ -109,17 +109,7 @@ def fill(pod: Pod, scratch: str, *, may_own: bool) -> None:
     for volume in pod.volumes:
         if volume.kind != "configMap":
             continue
-        for path, (content, mode) in config.files(pod, volume).items():
-            root = Path(scratch, volume.name)
-            for directory in reversed(Path(path).parents[:-1]):
-                (root / directory).mkdir(exist_ok=True)
-                (root / directory).chmod(0o755)
-            file = root / path
-            file.write_bytes(content)
-            owned = pod.fs_group is not None and may_own
-            if owned:
-                os.chown(file, -1, pod.fs_group or 0)
-            file.chmod(mode | 0o440 if owned else mode)
+        config.write(pod, volume, Path(scratch, volume.name), pod.fs_group if may_own else None)
 
 
 def check(pod: Pod) -> None:

@@ -64,7 +64,7 @@ def of_groups(pod: Pod, *, is_root: bool) -> list[str]:
     if is_root:
         return []
     found: list[str] = []
-    where = "spec.securityContext"
+    where = pod.at("spec.securityContext")
     if pod.fs_group not in (None, os.getegid()):
         found.append(
             f"{where}.fsGroup: volumes keep the group {os.getegid()}, "

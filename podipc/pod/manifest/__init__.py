@@ -1,5 +1,6 @@
 """A Kubernetes Pod manifest as frozen dataclasses, checked as the API server would.
 
+Of what has a Pod template, such as a Deployment or a Job, that is read, as one Pod.
 ``read("pod.yaml")`` raises `ManifestError` with the file, the path of the field,
 what was expected and what there is. What is a field of Kubernetes but not of these
 classes is kept by its path in `Pod.others`, so that a runtime can say that it does
@@ -33,6 +34,7 @@ from podipc.pod.manifest.model import (
     Volume,
 )
 from podipc.pod.manifest.volumes import read_volumes
+from podipc.pod.manifest.workloads import KINDS, Template, template
 
 __all__ = [
     "ConfigMap",
@@ -69,7 +71,7 @@ def read(file: str | os.PathLike[str] | Mapping[str, Any]) -> Manifest:
         found = documents(Path(file))
     for document in found:
         kind = _kind(document)
-        if kind != "Pod":
+        if kind in ("Service", "ConfigMap"):
             metadata = document.value.get("metadata")
             name = metadata.get("name") if isinstance(metadata, dict) else None
             others.append((kind, str(name or "")))
@@ -80,7 +82,7 @@ def read(file: str | os.PathLike[str] | Mapping[str, Any]) -> Manifest:
                 found_map = _config_map(document, config_maps)
                 config_maps[found_map.name] = found_map
             continue
-        pod = _pod(document)
+        pod = _pod(document) if kind == "Pod" else _pod_of(kind, document)
         if any(other.name == pod.name for other in pods):
             Node(document.source, "metadata.name", pod.name).wrong("a name that no other Pod has")
         pods.append(pod)
@@ -121,7 +123,13 @@ def _config_maps_of(pod: Pod) -> set[str]:
     return found
 
 
-_KINDS = ("Pod", "Service", "ConfigMap")
+_KINDS = {
+    "Pod": "v1",
+    **{kind: "batch/v1" if kind.endswith("Job") else "apps/v1" for kind in KINDS},
+    "Service": "v1",
+    "ConfigMap": "v1",
+}
+"""The kinds that are read, and the apiVersion of each."""
 _DOCUMENT = words("apiVersion kind metadata spec status")
 _METADATA = words(
     "name namespace labels annotations generateName uid resourceVersion generation selfLink "
@@ -151,41 +159,74 @@ def _kind(document: Node) -> str:
         document.wrong("an object with apiVersion, kind and metadata")
     for name in ("apiVersion", "kind"):
         if document.value.get(name) is None:
-            document.missing(name, "v1" if name == "apiVersion" else "Pod")
+            document.missing(name, "v1 for a Pod" if name == "apiVersion" else "Pod")
     kind = Node(document.source, "kind", document.value["kind"]).text()
     if kind not in _KINDS:
-        choices = " or ".join([", ".join(_KINDS[:-1]), _KINDS[-1]])
+        *some, last = _KINDS
+        choices = f"{', '.join(some)} or {last}"
         Node(document.source, "kind", kind).wrong(choices, repr(kind) + hint(kind, _KINDS))
-    Node(document.source, "apiVersion", document.value["apiVersion"]).one_of("v1")
+    Node(document.source, "apiVersion", document.value["apiVersion"]).one_of(_KINDS[kind])
     return kind
 
 
 def _pod(document: Node) -> Pod:
+    metadata = _metadata(document, "Pod")
     fields = document.fields(_DOCUMENT)
-    if "metadata" not in fields:
-        document.missing("metadata", "an object with the name of the Pod")
-    metadata = fields["metadata"].fields(_METADATA)
-    if "name" not in metadata:
-        fields["metadata"].missing("name", "the name of the Pod")
-    name = metadata["name"].subdomain()
     if "spec" not in fields:
         document.missing("spec", "an object with the containers of the Pod")
-    spec = fields["spec"].fields((*_SPEC_USED, *_SPEC_OTHER))
+    return _read(fields["spec"], metadata["name"].subdomain(), metadata, document.value)
+
+
+def _pod_of(kind: str, document: Node) -> Pod:
+    """The Pod that a template describes."""
+    own = _metadata(document, kind)
+    found = template(kind, document, own["name"].subdomain())
+    metadata = found.metadata.fields(_METADATA)
+    metadata.pop("namespace", None)
+    if "namespace" in own:
+        metadata["namespace"] = own["namespace"]
+    namespace = pick(own, "namespace", Node.text, None)
+    pod = _read(found.spec, found.pod_name, metadata, {}, found)
+    return dataclasses.replace(pod, document=found.document(namespace))
+
+
+def _metadata(document: Node, kind: str) -> dict[str, Node]:
+    fields = document.fields(_DOCUMENT)
+    if "metadata" not in fields:
+        document.missing("metadata", f"an object with the name of the {kind}")
+    metadata = fields["metadata"].fields(_METADATA)
+    if "name" not in metadata:
+        fields["metadata"].missing("name", f"the name of the {kind}")
+    return metadata
+
+
+def _read(
+    at: Node,
+    name: str,
+    metadata: Mapping[str, Node],
+    document: Mapping[str, Any],
+    of: Template | None = None,
+) -> Pod:
+    """The Pod whose spec is `at`, and which is in a template or not."""
+    spec = at.fields((*_SPEC_USED, *_SPEC_OTHER))
     others = [node.path for key, node in spec.items() if key in _SPEC_OTHER]
     security = spec.get("securityContext")
     inside = security.fields((*_SECURITY_USED, *_SECURITY_OTHER)) if security else {}
     others += [node.path for key, node in inside.items() if key in _SECURITY_OTHER]
 
     volumes = read_volumes(spec.get("volumes"), others)
+    for claim in of.claims if of else ():
+        volume = claim.value["metadata"]["name"]
+        volumes[volume] = Volume(claim.path, volume, "persistentVolumeClaim")
     names: dict[str, str] = {}
     if "containers" not in spec or not spec["containers"].value:
-        fields["spec"].missing("containers", "a list of at least one container")
+        at.missing("containers", "a list of at least one container")
     containers = read_containers(spec["containers"], volumes, names, others, init=False)
     init: tuple[Container, ...] = ()
     if "initContainers" in spec:
         init = read_containers(spec["initContainers"], volumes, names, others, init=True)
-    return Pod(
-        source=document.source,
+    pod = Pod(
+        source=at.source,
         name=name,
         namespace=pick(metadata, "namespace", Node.text, "default"),
         labels=pick(metadata, "labels", Node.map, {}),
@@ -203,8 +244,14 @@ def _pod(document: Node) -> Pod:
             inside, "supplementalGroups", lambda n: tuple(identity(item) for item in n.items()), ()
         ),
         others=tuple(others),
-        document=document.value,
+        document=document,
+        owner=f"{of.kind} {of.name}" if of else "",
+        template=of.at if of else "",
+        unused=of.unused if of else (),
     )
+    if of:
+        of.check(pod, spec)
+    return pod
 
 
 def _service(document: Node) -> Service:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from pathlib import Path
 
 from podipc.pod.errors import ManifestError
 from podipc.pod.manifest.model import ConfigMap, Key, Keys, Pod, Volume
 
-__all__ = ["files", "value", "values"]
+__all__ = ["files", "value", "values", "write"]
 
 
 def value(pod: Pod, path: str, key: Key) -> str | None:
@@ -43,6 +45,25 @@ def files(pod: Pod, volume: Volume) -> dict[str, tuple[bytes, int]]:
         elif not volume.optional:
             raise _no_key(pod, f"{volume.path}.items[{number}].key", key, content)
     return made
+
+
+def write(pod: Pod, volume: Volume, root: Path, group: int | None) -> None:
+    """Write the `files` of a configMap volume into an empty directory.
+
+    Parameters
+    ----------
+    group
+        To which they are given, and which may read them; None: that of this process.
+    """
+    for path, (content, mode) in files(pod, volume).items():
+        for directory in reversed(Path(path).parents[:-1]):
+            (root / directory).mkdir(exist_ok=True)
+            (root / directory).chmod(0o755)
+        file = root / path
+        file.write_bytes(content)
+        if group is not None:
+            os.chown(file, -1, group)
+        file.chmod(mode if group is None else mode | 0o440)
 
 
 def _find(pod: Pod, path: str, name: str, optional: bool) -> ConfigMap:

@@ -265,7 +265,8 @@ def _mounts(
         volume = fields["name"].text()
         if volume not in volumes:
             there = ", ".join(volumes) or "there is none"
-            expected = f"the name of a volume in spec.volumes ({there})"
+            pod = re.split(r"\.(?:initC|c)ontainers\[", item.path)[0]
+            expected = f"the name of a volume in {pod}.volumes ({there})"
             fields["name"].wrong(expected, repr(volume) + hint(volume, volumes))
         target = fields["mountPath"].text()
         clean = os.path.normpath("/" + target.lstrip("/"))

@@ -208,8 +208,32 @@ def documents(file: Path) -> Iterator[Node]:
         raise ManifestError(f"{source}: is nested too deep for a manifest", source) from error
     if not found:
         raise ManifestError(f"{source}: is empty; expected a Pod manifest", source)
+    problem = _no_json(found)
+    if problem:
+        raise ManifestError(f"{source}: {problem}", source)
     for number, document in enumerate(found, 1):
         yield Node(f"{source}, document {number}" if len(found) > 1 else source, "", document)
+
+
+_MOST = 1_000_000
+"""Values of a file, with what an alias of YAML stands for counted each time."""
+
+
+def _no_json(found: list[Any]) -> str:
+    """Why documents cannot be written out as JSON, or "": YAML has more, and aliases."""
+    left, todo = _MOST, list(found)
+    while todo:
+        value = todo.pop()
+        left -= 1
+        if left < len(todo):
+            return f"has more than {_MOST:,} values, or one that contains itself"
+        if isinstance(value, dict):
+            todo += value.values()
+        elif isinstance(value, list):
+            todo += value
+        elif not isinstance(value, str | int | float | None):
+            return f"has a value that JSON has not, {_shown(value)}"
+    return ""
 
 
 def _json(text: str, source: str) -> list[Any]:
@@ -233,6 +257,10 @@ def _json(text: str, source: str) -> list[Any]:
             raise
 
 
+_TEXTS = re.compile(r"\d{4}-\d\d?-\d\d?|[-+]?\d[\d_]*(:[0-5]?\d)+(\.[\d_]*)?$", re.ASCII)
+"""What PyYAML, other than Kubernetes, would take for a date or a number in base 60."""
+
+
 def _yaml(text: str, source: str) -> list[Any]:
     try:
         import yaml
@@ -246,7 +274,15 @@ def _yaml(text: str, source: str) -> list[Any]:
         raise problem from error
 
     class Loader(yaml.SafeLoader):
-        """Refuses what is there twice, of which PyYAML would take the last."""
+        """Refuses what is there twice, of which PyYAML would take the last.
+
+        As in Kubernetes, 2020-01-01 and 12:30 are strings.
+        """
+
+        yaml_implicit_resolvers = {  # noqa: RUF012
+            first: [("tag:yaml.org,2002:str", _TEXTS), *found]
+            for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+        }
 
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
             seen = set()

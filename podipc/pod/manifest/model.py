@@ -174,6 +174,10 @@ class Pod:
     `config_maps` are those of the same file, by name. `beside` are its Services and
     ConfigMaps as they stand there: a Service is with the first Pod that it selects, all
     else with the first Pod.
+
+    `document` is the Pod alone. If it is of a template, `owner` is kind and name of what
+    has it, `template` where it is there (``spec.template``), `unused` the paths of what
+    says nothing of a single Pod.
     """
 
     source: str
@@ -193,6 +197,19 @@ class Pod:
     document: Mapping[str, Any] = field(repr=False)
     config_maps: Mapping[str, ConfigMap] = field(default_factory=dict, repr=False)
     beside: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
+    owner: str = ""
+    template: str = ""
+    unused: tuple[str, ...] = ()
+
+    def at(self, path: str) -> str:
+        """Where in the file a field of the Pod is, as ``spec.volumes``: perhaps in a template."""
+        if not self.template or path in ("metadata.name", "metadata.namespace"):
+            return path
+        return f"{self.template}.{path}"
+
+    def within(self, path: str) -> str:
+        """The field of the Pod that is at a path of the file; reverses `at`."""
+        return path.removeprefix(f"{self.template}.") if self.template else path
 
     def everyone(self) -> tuple[Container, ...]:
         """Init containers and containers, in the order of the manifest."""

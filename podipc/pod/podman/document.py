@@ -2,7 +2,7 @@
 
 Podman creates the containers of it, and this process starts them. So init containers and
 sidecars are containers among others there, nothing is restarted by podman, and an
-``emptyDir`` is a volume that was made for it.
+``emptyDir`` is a volume that was made for it, and so are the files of a ConfigMap.
 """
 
 from __future__ import annotations
@@ -30,7 +30,11 @@ DROPPED_OF_POD = (
 
 
 def made(
-    pod: Pod, environments: Mapping[str, Mapping[str, str]], volumes: Mapping[str, str], token: str
+    pod: Pod,
+    environments: Mapping[str, Mapping[str, str]],
+    volumes: Mapping[str, str],
+    files: Mapping[str, str],
+    token: str,
 ) -> dict[str, Any]:
     """The document for podman.
 
@@ -39,7 +43,9 @@ def made(
     environments
         Of each container.
     volumes
-        The podman volume that stands for each ``emptyDir``.
+        The podman volume that stands for each ``emptyDir`` and ``configMap``.
+    files
+        The directory of the host in which the files of each ``configMap`` are.
     token
         The value of the label by which all of this Pod is found.
     """
@@ -58,7 +64,16 @@ def made(
         security = spec["securityContext"]
         groups = security.get("supplementalGroups") or []
         security["supplementalGroups"] = sorted({*groups, pod.fs_group})
-    spec["volumes"] = [_volume(given, volumes) for given in spec.get("volumes") or ()]
+    single: list[dict[str, Any]] = []
+    for container in spec["containers"]:
+        if container.get("volumeMounts"):
+            container["volumeMounts"] = [
+                _mount(given, files, single, token) for given in container["volumeMounts"]
+            ]
+    mounted = {mount.volume for container in pod.everyone() for mount in container.mounts}
+    spec["volumes"] = [
+        _volume(given, volumes) for given in spec.get("volumes") or () if given["name"] in mounted
+    ] + single
     return document
 
 
@@ -72,6 +87,21 @@ def _container(
     for name, words in (("command", container.command), ("args", container.args)):
         if words:
             kept[name] = [environment.expand(word, env) for word in words]
+    return kept
+
+
+def _mount(
+    given: Mapping[str, Any], files: Mapping[str, str], single: list[dict[str, Any]], token: str
+) -> Mapping[str, Any]:
+    """A mount; a path in a configMap, which podman before 5.0 cannot mount, goes to `single`."""
+    if given["name"] not in files:
+        return given
+    kept = {**given, "readOnly": True}
+    path = kept.pop("subPath", None)
+    if path:
+        kept["name"] = f"{token}-{len(single)}"
+        host_path = {"path": f"{files[given['name']]}/{path}"}
+        single.append({"name": kept["name"], "hostPath": host_path})
     return kept
 
 

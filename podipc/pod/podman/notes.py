@@ -62,7 +62,7 @@ def of(pod: Pod) -> list[str]:
     for path in pod.others:
         name = re.split(r"[.\]]", path)[-1]
         honoured = _HONOURED.get(name)
-        if honoured is not None and honoured(value_at(pod.document, path)):
+        if honoured is not None and honoured(value_at(pod.document, pod.within(path))):
             continue
         if ".requests." in path:
             reason = "nothing is scheduled here"
@@ -76,7 +76,7 @@ def of(pod: Pod) -> list[str]:
             )
     if pod.restart != "Never" and len(pod.containers) == 1:
         found.append(
-            "spec.restartPolicy: while its only container does not run, the Pod loses what is in "
-            "its /dev/shm and its network: podman ends them then"
+            f"{pod.at('spec.restartPolicy')}: while its only container does not run, the Pod "
+            "loses what is in its /dev/shm and its network: podman ends them then"
         )
     return found

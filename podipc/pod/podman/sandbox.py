@@ -22,7 +22,7 @@ from podipc._core import PodipcError, SystemCallError
 from podipc.pod import manifest, runtime, supervisor
 from podipc.pod.errors import CommandNotFound, ManifestError, NotHere, PodError
 from podipc.pod.guardian import Guardian
-from podipc.pod.manifest import environment
+from podipc.pod.manifest import config, environment
 from podipc.pod.podman import client, notes, program, removal
 from podipc.pod.podman.document import LABEL, made
 from podipc.pod.podman.process import Process
@@ -69,7 +69,7 @@ class Sandbox(supervisor.Sandbox):
         self._volumes = {
             volume.name: f"podipc-{spec.name}-{self._token[:8]}-{volume.name}"
             for volume in spec.volumes
-            if volume.kind == "emptyDir"
+            if volume.kind in ("emptyDir", "configMap")
         }
         self._places: dict[str, Path] = {}
         check(spec)
@@ -153,7 +153,12 @@ class Sandbox(supervisor.Sandbox):
         for volume in self.spec.volumes:
             if volume.name in self._volumes:
                 self._make_volume(volume, label)
-        document = made(self.spec, self._env, self._volumes, self._token)
+        files = {
+            volume.name: str(self._places[volume.name])
+            for volume in self.spec.volumes
+            if volume.kind == "configMap"
+        }
+        document = made(self.spec, self._env, self._volumes, files, self._token)
         words = ["kube", "play", "--start=false", "--log-driver", "passthrough"]
         done = self._guardian.run(
             [client.program(), *words, "--network", network, "-"], json.dumps(document)
@@ -180,6 +185,9 @@ class Sandbox(supervisor.Sandbox):
             raise PodError(f"{self.spec.source}: {volume.path}: podman: {client.short(done.err)}")
         inspected = json.loads(client.ask(["volume", "inspect", name]))
         place = Path(inspected[0]["Mountpoint"])
+        if volume.kind == "configMap":
+            group = self.spec.fs_group if os.geteuid() == 0 else None
+            config.write(self.spec, volume, place, group)
         if not volume.memory or os.geteuid() == 0:
             self._places[volume.name] = place
         self._own_volumes()
@@ -251,6 +259,9 @@ def check(spec: manifest.Pod) -> None:
         _check_user(spec, container, user)
         for mount in container.mounts:
             _check_mount(spec, mount, volumes[mount.volume])
+    for volume in spec.volumes:
+        if volume.kind == "configMap":
+            config.files(spec, volume)
 
 
 def _check_user(spec: manifest.Pod, container: manifest.Container, user: str) -> None:
@@ -270,11 +281,22 @@ def _check_mount(spec: manifest.Pod, mount: manifest.Mount, volume: manifest.Vol
     if volume.kind == "hostPath":
         if not volume.host_type.endswith("OrCreate") and not os.path.exists(volume.host_path):
             raise _wrong(spec, f"{volume.path}.path", f"there is no {volume.host_path} here")
-    elif volume.kind != "emptyDir":
+    elif volume.kind not in ("emptyDir", "configMap"):
         raise _wrong(
-            spec, volume.path, "the runtime podman has emptyDir and hostPath volumes, not this"
+            spec,
+            volume.path,
+            "the runtime podman has emptyDir, hostPath and configMap volumes, not this",
         )
-    if mount.sub_path and client.version() < (5, 0):
+    if mount.sub_path and volume.kind == "configMap":
+        paths, wanted = config.files(spec, volume), os.path.normpath(mount.sub_path)
+        if wanted != "." and not any(f"{path}/".startswith(f"{wanted}/") for path in paths):
+            there = ", ".join(paths) or "there is none"
+            raise _wrong(
+                spec,
+                f"{mount.path}.subPath",
+                f"expected a file of the ConfigMap ({there}), not {mount.sub_path!r}",
+            )
+    elif mount.sub_path and client.version() < (5, 0):
         raise _wrong(
             spec, f"{mount.path}.subPath", "podman before 5.0 has none; mount the whole volume"
         )
