@@ -409,7 +409,7 @@ chart.bars(
 # %%
 ratio = fill["np.empty"] / fill["loan again"]
 display(Markdown(
-    f"Filling a loan for the second time took {duration(fill['loan again'])}, the speed of the memory; "
+    f"Filling a loan for the second time took {duration(fill['loan again'])}, which is the writing alone; "
     f"an ordinary array took {ratio:.1f} times as long each time. "
     + ("It is new to the process each time, and its pages have to be found first."
        if ratio > 2 else "Here the pages of the ordinary array were no more expensive.")
