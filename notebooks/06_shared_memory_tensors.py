@@ -360,8 +360,9 @@ display(Markdown(
     + "A copy has a speed: "
     + ", ".join(f"{way} {speed(way):.1f} GB/s" for way in WAYS[1:] if growth[way] > 2)
     + ". A loan has none, "
-    + ("for it moves no bytes." if growth["loan"] < 3 else
-       "for it moves no bytes; that its time grew nevertheless may be due to a busy machine: "
+    + ("for it moves no bytes."
+       if growth["loan"] < 3 and median["loan"][large] == min(of[large] for of in median.values())
+       else "for it moves no bytes; that it took so long nevertheless may be due to a busy machine: "
        "run the two cells again.")
 ))
 

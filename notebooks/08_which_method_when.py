@@ -359,8 +359,10 @@ lines = [
     f"Computing straight into shared memory was worth it from {table.size(worth[0])} on; at "
     f"{table.size(largest)} it was {table.times(gain[largest])} times as fast as copying."
     if worth else "Computing straight into shared memory was not worth it at any size measured.",
-    f"At {table.size(big)} a file on disk was {table.times(max(disk, 1 / disk))} times "
-    f"{'slower' if disk > 1 else 'faster'} than TCP.",
+    f"At {table.size(big)} a file on disk was " + (
+        "about as fast as TCP." if max(disk, 1 / disk) < table.CLEAR else
+        f"{table.times(max(disk, 1 / disk))} times {'slower' if disk > 1 else 'faster'} than TCP."
+    ),
     f"The best method was {fastest['nothing in the way'].iloc[0]} for the smallest tensors and "
     f"{fastest['nothing in the way'].iloc[-1]} for the largest.",
     "What a Pod may have comes first (a volume, shared memory, the same Pod), the figures come second.",
