@@ -115,10 +115,11 @@ def moved_until(log, moments):
 
 
 start = moved["writer"][0][0]
-moments = np.linspace(start, moved["reader"][-1][0], 2000)
+moments = np.linspace(start, moved["reader"][-1][0] + 0.04, 2000)  # and a little longer
 written, taken = (moved_until(moved[name], moments) for name in ("writer", "reader"))
 in_pipe = written - taken
 stalled = moved["reader"][0][0] - start  # seconds until the first read
+ahead = written[moments - start < stalled].max()
 
 # %%
 seconds = moments - start
@@ -126,20 +127,19 @@ chart.lines(
     {"written": (seconds, written), "read": (seconds, taken), "in the pipe": (seconds, in_pipe)},
     x="time since the first write (s)",
     y="bytes (KiB)",
-    title=f"The writer gets {in_pipe.max():.0f} KiB ahead, and then waits",
+    title=f"The writer gets {ahead:.0f} KiB ahead, and then waits",
     caption="One run: writes of 4 KiB, as fast as possible; reads of 16 KiB every 40 ms after 0.5 s.",
     about=pod,
     markers=False,
 )
 
 # %%
-at_first_read = written[seconds < stalled].max()
 Markdown(
-    f"While the reader slept ({stalled:.2f} s), the writer wrote {at_first_read:.0f} KiB. The "
-    f"kernel says that the pipe holds {capacity / 1024:.0f} KiB, and there were never more than "
-    f"{in_pipe.max():.0f} KiB in it. From then on every write waits for a read: **the writer "
-    "goes at the reader's speed**, without a line of code for it. That is back-pressure. It "
-    "keeps memory bounded. It also means that a reader that hangs makes its writer hang."
+    f"While the reader slept ({stalled:.2f} s), the writer wrote {ahead:.0f} KiB. The "
+    f"kernel says that the pipe holds {capacity / 1024:.0f} KiB. From then on every "
+    "write waits for a read: **the writer goes at the reader's speed**, without a line of code "
+    "for it. That is back-pressure. It keeps memory bounded. It also means that a reader that "
+    "hangs makes its writer hang."
 )
 
 # %% [markdown]
@@ -461,7 +461,7 @@ Markdown(
 
 # %%
 Markdown(f"""
-- A writer gets as far ahead as the buffer of the kernel is large, here {in_pipe.max():.0f} KiB,
+- A writer gets as far ahead as the buffer of the kernel is large, here {ahead:.0f} KiB,
   and then goes at the reader's speed.
 - podipc accepted {', '.join(f"{size(4096 * n)} ({m})" for m, n in accepted.items())} before `send`
   raised `Timeout`; {'nothing of it was lost' if not lost else f'lost: {lost}'}.

@@ -360,8 +360,9 @@ display(Markdown(
     + "A copy has a speed: "
     + ", ".join(f"{way} {speed(way):.1f} GB/s" for way in WAYS[1:] if growth[way] > 2)
     + ". A loan has none, "
-    + ("for it moves no bytes." if growth["loan"] < 3 else
-       "for it moves no bytes; that its time grew nevertheless may be due to a busy machine: "
+    + ("for it moves no bytes."
+       if growth["loan"] < 3 and median["loan"][large] == min(of[large] for of in median.values())
+       else "for it moves no bytes; that it took so long nevertheless may be due to a busy machine: "
        "run the two cells again.")
 ))
 
@@ -409,7 +410,7 @@ chart.bars(
 # %%
 ratio = fill["np.empty"] / fill["loan again"]
 display(Markdown(
-    f"Filling a loan for the second time took {duration(fill['loan again'])}, the speed of the memory; "
+    f"Filling a loan for the second time took {duration(fill['loan again'])}, which is the writing alone; "
     f"an ordinary array took {ratio:.1f} times as long each time. "
     + ("It is new to the process each time, and its pages have to be found first."
        if ratio > 2 else "Here the pages of the ordinary array were no more expensive.")

@@ -379,7 +379,9 @@ chart.lines(
 # %%
 def reaches(where, wanted=1e9):
     fast = [nbytes for nbytes, values in rates[where].items() if np.median(values) >= wanted]
-    return f"from {size(min(fast))} on" if fast else "at no size"
+    if fast == [nbytes for nbytes in SIZES if nbytes >= min(fast, default=0)]:
+        return f"from {size(min(fast))} on"
+    return f"at {', '.join(map(size, fast))}" if fast else "at no size"
 
 
 small = SIZES[0]

@@ -78,7 +78,7 @@ MANIFEST = copy_of("../k8s/pods/pipeline.yaml", None if RUNTIME == "local" else 
 # %% [markdown]
 # ## The data
 #
-# 1797 digits, written by 43 people, scanned, and reduced to 8 by 8 pixels of 17 shades of grey. They
+# 1797 digits, written by 13 people, scanned, and reduced to 8 by 8 pixels of 17 shades of grey. They
 # come with scikit-learn. 500 of them are for the test; the model never sees these while it learns.
 
 # %%
@@ -314,7 +314,7 @@ display(Markdown(
 ))
 chart.bars(
     shares, x="share of the time that is transport (%)", text="{:.0f} %".format, about=pod,
-    title=f"From {share[least]:.0f} % with {least} to {share[most]:.0f} % with {most}",
+    title=f"Transport takes {share[least]:.0f} % of the time with {least}, {share[most]:.0f} % with {most}",
     caption=f"Batches of 500 images, 1.6 MB, one at a time, answers included. Medians; each tick is "
             f"one of {REPEAT} runs of {ROUNDS} batches.",
 )
@@ -359,6 +359,7 @@ chart.bars(
 # %%
 limit = 1e3 * len(test_scans) / max(middle[best][:2])
 gain = rate[best] / rate[BASE]
+cpus = pod["model"].run("import os; len(os.sched_getaffinity(0))").unwrap()
 behind = [m for m in METHODS if rate[m] < rate[BASE]]
 Markdown(
     f"With {best} the pipeline does {gain:.2f} times what one process does. If transport took no time "
@@ -366,7 +367,7 @@ Markdown(
     f"{limit / rate[BASE]:.2f} times as many as one process. "
     + (f"Slower than one process: {', '.join(behind)}; there the transport costs more than is gained "
        "by working at the same time. " if behind else "No method is slower than one process. ")
-    + f"The containers have {len(os.sched_getaffinity(0))} CPUs; on a single one nothing overlaps."
+    + f"The containers may run on {cpus} CPUs; on a single one nothing overlaps."
 )
 
 # %% [markdown]

@@ -135,7 +135,9 @@ def _check_output(options: argparse.Namespace) -> None:
         raise Usage("--json - and --csv - cannot both have standard output")
     if options.against is not None and "-" in (options.json, options.csv):
         raise Usage("--against prints tables, but standard output is for --json or --csv")
-    for path in (options.json, options.csv):
+    for name in ("json", "csv"):
+        path = getattr(options, name)
+        _check_suffix(name, path)
         _check_writable(path)
     _check_report(options.output)
 
@@ -191,7 +193,7 @@ def _load(path: Path) -> Results:
 
     try:
         return Results.load(path)
-    except ResultsError as error:
+    except (ResultsError, ImportError) as error:
         raise Usage(str(error)) from error
     except OSError as error:
         raise Usage(f"{path}: {error.strerror}") from error
@@ -228,6 +230,18 @@ def _list() -> int:
     return OK
 
 
+def _check_suffix(name: str, path: str | None) -> None:
+    """What is in a file is taken from its name when it is loaded again."""
+    from podipc.lab.saved import FORMATS
+
+    ending = "" if path is None else Path(path).suffix.lower()
+    if ending in FORMATS and ending != f".{name}":
+        raise Usage(
+            f"--{name} does not write what the name {path} says: it is to end in .{name}. "
+            f"From Python, Results.save writes {', '.join(FORMATS)}"
+        )
+
+
 def _check_writable(path: str | None) -> None:
     """Find out before an hour of measuring that the results cannot be saved."""
     if path is not None and path != "-":
@@ -242,7 +256,7 @@ def _write(path: str | None, text: Callable[[], str]) -> None:
     if path == "-":
         sys.stdout.write(text())
     elif path is not None:
-        Path(path).write_text(text())
+        Path(path).write_bytes(text().encode())
 
 
 def _check_report(directory: Path | None) -> None:

@@ -18,7 +18,11 @@ def write(path: Path, data: bytes) -> None:
         return
     path = path.resolve()  # a link keeps pointing at what it points at
     made = path.with_name(f".podipc-{secrets.token_hex(8)}")
-    handle = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        handle = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        error.filename = str(path)  # what was asked for, and not a name that nobody knows
+        raise
     try:
         with open(handle, "wb") as file:
             file.write(data)

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from podipc.pod import RUNTIMES as POD_RUNTIMES
 
@@ -23,6 +23,7 @@ SHM_BYTES = 1 << 30
 SIZES = (64, 1 << 10, 16 << 10, 256 << 10, 1 << 20, 4 << 20, 16 << 20, 64 << 20)
 QUICK_SIZES = (64, 4 << 10, 256 << 10, 4 << 20)
 BIGGEST = 4 << 30
+T = TypeVar("T")
 
 
 class WrongPlan(ValueError):
@@ -86,17 +87,20 @@ def make(
     if methods is None:
         chosen = [m for m in known_methods.ours().values() if not m.extra]
     else:
-        chosen = [known[name] for name in names(methods)]
+        chosen = [known[name] for name in names(_each(methods))]
     if peers:
         chosen += [m for m in known_methods.peers().values() if m not in chosen and not m.extra]
     if floor:
         chosen += [m for m in known_methods.floor().values() if m not in chosen]
+    for name, count in (("repeat", repeat), ("rounds", rounds)):
+        if count is not None and count < 1:
+            raise WrongPlan(f"{name}={count!r}: a whole number from 1 is needed")
     if input is not None and sizes is not None:
         raise WrongPlan("sizes are for synthetic tensors; with input the file says what is sent")
     default = QUICK_SIZES if quick else SIZES
     return Plan(
         methods=chosen,
-        sizes=default if sizes is None else sorted({nbytes(size) for size in sizes}),
+        sizes=default if sizes is None else sorted({nbytes(size) for size in _each(sizes)}),
         input=input,
         repeat=repeat or (3 if quick else 5),
         rounds=rounds or 2000,
@@ -121,6 +125,11 @@ def names(methods: Iterable[str]) -> list[str]:
     if not chosen:
         raise WrongPlan(f"no methods; there are {', '.join(known)}")
     return chosen
+
+
+def _each(given: Iterable[T]) -> Iterable[T | str]:
+    """One text is taken as on the command line, and not letter by letter."""
+    return given.split(",") if isinstance(given, str) else given
 
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([KMG])(?:i?B)?|B)?", re.IGNORECASE)

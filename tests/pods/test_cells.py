@@ -189,6 +189,10 @@ def test_tracebacks(pod: Kernel) -> None:
     assert "podipc/lab" not in shown.error, "and without ours"
     shown = pod.run("%%containers producer consumer", "if CONTAINER == 'consumer': 1 / 0")
     assert "In container 'consumer':" in shown.error
+    shown = pod.run("%%containers producer consumer", "{}[CONTAINER]")
+    for name in ("producer", "consumer"):
+        assert f"In container '{name}':" in shown.error, "what went wrong in both is told of both"
+        assert f"KeyError: '{name}'" in shown.error
 
 
 def test_in_the_background(pod: Kernel) -> None:

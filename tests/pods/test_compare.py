@@ -191,6 +191,8 @@ def test_a_damaged_real_tensor_does_not_pass(compare, files, number):
         (("--input", "x.npy", "--sizes", "64"), "--sizes is for synthetic tensors"),
         (("--json", "/nowhere/x.json"), "cannot write /nowhere/x.json: No such file"),
         (("--json", "-", "--csv", "-"), "cannot both have standard output"),
+        (("--json", "x.parquet"), "the name x.parquet says: it is to end in .json"),
+        (("--csv", "x.json"), "the name x.json says: it is to end in .csv"),
         (("--nonsense",), "unrecognized arguments: --nonsense"),
     ],
 )

@@ -178,7 +178,11 @@ def test_input_of_the_manifest_is_kept(other):
     [
         ({"methods": ["shmm"]}, "did you mean 'shm'"),
         ({"methods": []}, "no methods; there are shm"),
+        ({"methods": "shm,shmm"}, "no method 'shmm' "),
         ({"sizes": ["7"]}, "multiple of 8 bytes"),
+        ({"sizes": "64,7"}, "'7': a size is a multiple of 8 bytes"),
+        ({"repeat": 0}, "repeat=0: a whole number from 1 is needed"),
+        ({"rounds": -1}, "rounds=-1: a whole number from 1 is needed"),
         ({"runtime": "docker"}, "there is no runtime 'docker'; there is local"),
         ({"input": "/nowhere.npy"}, "/nowhere.npy: No such file"),
         ({"input": "x.npy", "sizes": [64]}, "sizes are for synthetic tensors"),

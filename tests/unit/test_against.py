@@ -1,6 +1,7 @@
 """Two runs side by side: ratios, what exceeds the noise, what only one has."""
 
 import copy
+import os
 import subprocess
 import sys
 
@@ -138,3 +139,14 @@ def test_output_is_for_one(saved):
     ran = command("--from", saved, "--against", saved, "--json", "-")
     assert ran.returncode == 2
     assert "--against prints tables" in ran.stderr
+
+
+def test_parquet_without_pyarrow(saved, tmp_path, monkeypatch):
+    path = tmp_path / "a.parquet"
+    path.write_bytes(b"PAR1")
+    (tmp_path / "pyarrow.py").write_text("raise ImportError('not here')")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{ROOT}")
+    ran = command("--from", path)
+    assert ran.returncode == 2
+    assert "pip install 'podipc[notebook]'" in ran.stderr
+    assert "Traceback" not in ran.stderr

@@ -93,6 +93,38 @@ def test_a_gap_and_something_that_happened():
     assert "agent restarted" in [t.get_text() for t, _ in texts(figure)]
 
 
+def test_what_is_drawn_ends_below_the_texts_of_marks():
+    figure = chart.lines(
+        {"producer": (range(5), [20, 60, 118, 118, 118])},
+        x="time (s)",
+        y="memory (MiB)",
+        marks={0.0: "kept as received", 3.0: "kept as copies"},
+        **SAID,
+    )
+    (ax,) = figure.axes
+    _, top = ax.transData.transform((0, 118))
+    marks = [box for text, box in texts(figure) if text.get_text().startswith("kept")]
+    assert len(marks) == 2
+    assert all(box.y0 > top for box in marks)
+
+
+@pytest.mark.parametrize("size", [None, NARROW], ids=["wide", "narrow"])
+@pytest.mark.parametrize(
+    ("low", "high"), [(0.7e6, 1.9e6), (0.95e6, 1.3e6), (1e6, 4.7e6), (995e3, 1e6), (2.2e6, 3e6)]
+)
+def test_an_axis_of_less_than_a_decade_can_be_read(low, high, size):
+    figure = chart.cdf({"a": np.geomspace(low, high, 100)}, size=size, **SAID)
+    check_layout(figure)
+    (ax,) = figure.axes
+    left, right = ax.get_xlim()
+    shown = [
+        label
+        for at, label in zip(ax.get_xticks(), ax.get_xticklabels(), strict=True)
+        if left <= at <= right
+    ]
+    assert len({label.get_text() for label in shown}) >= 2
+
+
 def test_a_distribution_is_that_of_the_samples():
     (ax,) = chart.cdf({"a": [4, 1, 3, 2]}, **SAID).axes
     (line,) = ax.lines

@@ -11,7 +11,7 @@ import pytest
 from support import ROOT
 
 from podipc.lab import methods, plots, table
-from podipc.lab.results import Results
+from podipc.lab.results import Repetition, Results, Row
 
 matplotlib = pytest.importorskip("matplotlib", reason="the extra plot is not installed")
 
@@ -158,6 +158,37 @@ def test_a_winner_is_the_fastest_that_keeps_up(results):
                 here = [f.method for f in found if f.size == size and f.low < rate <= f.high]
                 cost = data.median if by == "latency" else data.cpu_per_gb
                 assert here == ([min(able, key=cost).method] if able else [])
+
+
+def test_the_key_of_the_map_looks_as_its_fields_and_names_what_can_be_seen(results):
+    rows = []
+    for method, kind, ns, per_s in (
+        ("shm", "podipc", 1000, 1e6),
+        ("shm-block", "podipc", 2000, 1.01e6),
+        ("iceoryx2", "peer", 5000, 1.2e6),
+    ):
+        row = Row(method, kind, 64)
+        row.add(Repetition(ns, 1, ns, ns, 1, 64 * per_s, 0, 0), [ns])
+        rows.append(row)
+    (ax,) = plots.crossover(Results(results.about, rows)).axes
+    legend = ax.get_legend()
+    key = {
+        t.get_text(): p.get_hatch()
+        for t, p in zip(legend.get_texts(), legend.get_patches(), strict=True)
+    }
+    assert key == {"shm": "", "iceoryx2": "//"}
+
+
+def test_a_change_is_legible_without_a_background(results):
+    slower = copy.deepcopy(results)
+    for row in slower.rows:
+        for r in row.repetitions:
+            r.p50_ns *= 100
+    (ax,) = plots.changes(slower, against=results).axes
+    told = [t for t in ax.texts if t.get_text().startswith("▲")]
+    assert told
+    assert all(t.get_color() == style.ON_COLOUR for t in told)
+    assert len(ax.patches) == len([t for t in ax.texts if t.get_gid() == "cell"]), "all framed"
 
 
 def test_a_method_looks_the_same_everywhere(results):

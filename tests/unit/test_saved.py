@@ -167,8 +167,9 @@ def test_a_file_is_replaced_whole(tmp_path):
 
 
 def test_what_cannot_be_written_leaves_nothing(tmp_path):
-    with pytest.raises(OSError, match="nowhere"):
+    with pytest.raises(OSError, match="nowhere") as refused:
         files.write(tmp_path / "nowhere" / "x", b"")
+    assert refused.value.filename == str(tmp_path / "nowhere" / "x"), "and not that of the part"
     (tmp_path / "x").mkdir()
     with pytest.raises(OSError, match="x"):
         files.write(tmp_path / "x", b"")

@@ -86,7 +86,7 @@ def run_in_all(
     Raises
     ------
     CellFailed
-        Of the first container in which it failed, once all have ended.
+        What is told of each container in which it failed, once all have ended.
     KeyboardInterrupt
         Interrupted in all of them.
     """
@@ -98,8 +98,9 @@ def run_in_all(
             container.interrupt()
         together.print_until_all_have_ended()
         raise
-    for name, failed in together.failures.items():
-        raise failure(name, failed) from None
+    if together.failures:
+        told = [failure(name, failed) for name, failed in together.failures.items()]
+        raise CellFailed(told[0].container, "\n\n".join(map(str, told))) from None
     return together.results
 
 

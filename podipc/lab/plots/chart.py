@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike
 
 from podipc.lab.plots import style
 from podipc.lab.plots.data import below
-from podipc.lab.plots.sheet import LABEL, TICK, Sheet, short
+from podipc.lab.plots.sheet import LABEL, TALL, TICK, Sheet, inches, short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -441,6 +441,10 @@ def _scale(sheet: Sheet, axis: str, kind: str, values: np.ndarray[Any, Any]) -> 
 
 
 def _mark(sheet: Sheet, marks: Mapping[float, str]) -> None:
+    if marks and sheet.ax.get_yscale() == "linear":  # what is drawn ends below the texts
+        bottom, top = sheet.ax.get_ylim()
+        tallest = max(inches(text, LABEL - 1)[0] for text in marks.values()) / TALL
+        sheet.ax.set_ylim(bottom, bottom + (top - bottom) / (1 - min(0.5, tallest)))
     for place, text in marks.items():
         sheet.ax.axvline(place, color=sheet.theme.muted, linestyle=style.SHORT, linewidth=1.0)
         sheet.ax.annotate(

@@ -153,7 +153,7 @@ class Sheet:
         self._log_axis(axis, spoken.count_tick)
 
     def _log_axis(self, axis: str, text: Callable[[float], str]) -> None:
-        from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+        from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
         getattr(self.ax, f"set_{axis}scale")("log")
         of = self.ax.xaxis if axis == "x" else self.ax.yaxis
@@ -161,7 +161,10 @@ class Sheet:
         decades = math.log10(max(high, 1e-9) / max(low, 1e-9))
         subs = (1, 2, 5) if decades < 1.2 else (1, 3) if decades < 2.2 else (1,)
         most = int(self.figure.get_size_inches()[0] / 0.9) if axis == "x" else 12
-        of.set_major_locator(LogLocator(10, subs=subs, numticks=most))
+        if decades < 0.7:  # of the powers of ten one is in sight, or none
+            of.set_major_locator(MaxNLocator(max(2, most - 2), steps=[1, 2, 2.5, 5, 10]))
+        else:
+            of.set_major_locator(LogLocator(10, subs=subs, numticks=most))
         of.set_major_formatter(FuncFormatter(lambda value, _: text(value)))
         of.set_minor_formatter(NullFormatter())
 

@@ -74,19 +74,36 @@ def _named(results: Results) -> bool:
 def _cell(sheet: Sheet, place: tuple[int, int], changed: change.Change) -> None:
     row, column = place
     text = f"×{changed.ratio:.2f}" if changed.ratio < 9.95 else f"×{changed.ratio:.0f}"
-    colour = sheet.theme.muted
+    colour, weight = sheet.theme.muted, "normal"
     if changed.exceeds_noise:
-        much = min(1.0, abs(math.log2(changed.ratio)) / 2)
-        fill = LONGER if changed.ratio > 1 else SHORTER
-        sheet.ax.bar(
-            column, 0.9, 0.94, bottom=row - 0.45, color=fill, alpha=0.25 + 0.6 * much, linewidth=0
-        )
-        text = ("▲ " if changed.ratio > 1 else "▼ ") + text
+        strength = 0.25 + 0.6 * min(1.0, abs(math.log2(changed.ratio)) / 2)
         colour = sheet.theme.text
-    elif changed.exceeds_noise is None:
-        text += " ?"
+        if sheet.theme.background == "none":  # no pale colour is legible on white and on black
+            strength, colour, weight = 1.0, style.ON_COLOUR, "bold"
+        fill = LONGER if changed.ratio > 1 else SHORTER
+        sheet.ax.bar(column, 0.9, 0.94, bottom=row - 0.45, color=fill, alpha=strength, linewidth=0)
+        text = ("▲ " if changed.ratio > 1 else "▼ ") + text
+    else:  # an empty field, so that the figure is a table also where nothing has changed
+        sheet.ax.bar(
+            column,
+            0.9,
+            0.94,
+            bottom=row - 0.45,
+            facecolor="none",
+            edgecolor=sheet.theme.grid,
+            linewidth=0.8,
+        )
+        text += " ?" * (changed.exceeds_noise is None)
     sheet.ax.text(
-        column, row, text, ha="center", va="center", fontsize=TICK - 0.5, color=colour, gid="cell"
+        column,
+        row,
+        text,
+        ha="center",
+        va="center",
+        fontsize=TICK - 0.5,
+        fontweight=weight,
+        color=colour,
+        gid="cell",
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from podipc.lab import table
 from podipc.lab.plots import data, style
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 By = Literal["latency", "cpu"]
 FEWEST = 1.0
 """Tensors a second at which the map begins."""
+VISIBLE = 1.05
+"""Between the rates of a field at least: a thinner one is a line that nobody sees."""
 
 
 @dataclass(frozen=True)
@@ -129,11 +131,21 @@ def _drawn(
     sheet.ticks([(float(i), table.size(s)) for i, s in enumerate(sizes)])
     sheet.ax.grid(False)
     sheet.axis_labels("size of the tensor (B, KiB, MiB)", "tensors a second (1/s)")
-    winners = list(dict.fromkeys(field.method for field in found))
+    winners = list(dict.fromkeys(f.method for f in found if f.high > f.low * VISIBLE))
     if key:
-        sheet.key([Patch(color=style.look(m).colour, label=short(m)) for m in winners])
+        sheet.key([Patch(**_fill(m, kinds), label=short(m)) for m in winners])
     sheet.finish(*texts)
-    return _write(sheet, found, sizes, top) != set(winners)
+    return not _write(sheet, found, sizes, top) >= set(winners)
+
+
+def _fill(method: str, kinds: dict[str, str]) -> dict[str, Any]:
+    """How a field of the method is filled, and its place in the key."""
+    return {
+        "facecolor": style.look(method).colour,
+        "edgecolor": f"{style.ON_COLOUR}66",
+        "hatch": "//" * (kinds[method] == "peer"),
+        "linewidth": 0,
+    }
 
 
 def _paint(
@@ -142,16 +154,9 @@ def _paint(
     for number, size in enumerate(sizes):
         column = [field for field in found if field.size == size]
         for field in column:
-            sheet.ax.bar(
-                number,
-                field.high - field.low,
-                1.0,
-                bottom=field.low,
-                facecolor=style.look(field.method).colour,
-                edgecolor=f"{style.ON_COLOUR}66",
-                hatch="//" * (kinds[field.method] == "peer") + "|" * (not field.clear),
-                linewidth=0,
-            )
+            fill = _fill(field.method, kinds)
+            fill["hatch"] += "|" * (not field.clear)
+            sheet.ax.bar(number, field.high - field.low, 1.0, bottom=field.low, **fill)
         sheet.ax.bar(
             number,
             top,
