@@ -1,6 +1,9 @@
-"""What the commands of `podipc` have in common: exit codes, and wrong arguments."""
+"""What the commands of `podipc` have in common: exit codes, wrong arguments, how things look."""
 
 import argparse
+import io
+import os
+import sys
 
 OK, FAILED, USAGE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 
@@ -20,6 +23,25 @@ class Usage(Exception):
 def printable(text: str) -> str:
     """The text with a question mark for whatever could do something to a terminal."""
     return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def open_streams() -> None:
+    """Let what is printed have somewhere to go, whatever became of the standard streams.
+
+    One that is closed leads to nowhere: Python has None for it, and what is meant for
+    standard error would come on standard output. What an encoding lacks is shown escaped.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  (as long as we run)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def leads_nowhere(stream: object) -> bool:
+    """Whether it was closed when this process started; see `open_streams`."""
+    return stream is None or getattr(stream, "name", "") == os.devnull
 
 
 def seconds(text: str) -> float:

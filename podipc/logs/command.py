@@ -7,7 +7,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING
 
-from podipc.console import FAILED, INTERRUPTED, OK, Usage, seconds
+from podipc.console import FAILED, INTERRUPTED, OK, Usage, leads_nowhere, seconds
 
 if TYPE_CHECKING:
     from podipc.logs.agent import Agent
@@ -172,7 +172,7 @@ def _start(options: argparse.Namespace, stop: Stop) -> Agent:
         for name in ("max_bytes", "keep", "fsync"):
             if getattr(options, name) not in {None, False}:
                 raise Usage(f"--{name.replace('_', '-')} is about files: give --directory as well")
-    if sys.stdout is None:
+    if leads_nowhere(sys.stdout):
         raise Usage("standard output is closed, and lines are printed there")
     if options.queue < options.max_body:
         raise Usage("--queue is smaller than --max-body, of which it has to hold one at least")
