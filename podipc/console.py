@@ -25,6 +25,18 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
+def size(nbytes: float | None) -> str:
+    """Bytes for people, to three digits: ``64 B``, ``1 KiB``, ``63.9 MiB``; "?" for None."""
+    if nbytes is None:
+        return "?"
+    value = float(nbytes)
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if round(value) < 1024 or unit == "TiB":
+            break
+        value /= 1024
+    return f"{value:.3g} {unit}" if value < 999.5 else f"{value:.0f} {unit}"
+
+
 def open_streams() -> None:
     """Let what is printed have somewhere to go, whatever became of the standard streams.
 

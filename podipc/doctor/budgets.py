@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator
 
+from podipc.console import size
 from podipc.doctor.addresses import Use, may_use_shm, uses_podipc, whole
-from podipc.doctor.finding import FAIL, WARN, Finding, size
+from podipc.doctor.finding import FAIL, WARN, Finding
 from podipc.pod.manifest import Container, Pod, Volume
 
 INTERPRETER = 40 << 20

@@ -11,8 +11,9 @@ import resource
 from collections.abc import Iterator
 
 from podipc import _core
+from podipc.console import size
 from podipc.doctor import facts
-from podipc.doctor.finding import FAIL, OK, WARN, Finding, size
+from podipc.doctor.finding import FAIL, OK, WARN, Finding
 from podipc.pod.inside import probe
 
 LITTLE = 8 << 20

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from podipc import leftovers
 from podipc.address import Address
+from podipc.console import size
 from podipc.doctor import facts
-from podipc.doctor.finding import FAIL, OK, WARN, Finding, size
+from podipc.doctor.finding import FAIL, OK, WARN, Finding
 from podipc.waiting import ANY, Watch
 
 SHM = "/dev/shm"

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import podipc
+from podipc.console import size
 from podipc.doctor import (
     FAIL,
     OK,
@@ -25,7 +26,6 @@ from podipc.doctor import (
     verdicts,
     worst,
 )
-from podipc.doctor.finding import size
 
 MI = 1 << 20
 
@@ -325,9 +325,13 @@ def test_names_of_others_do_nothing_to_a_terminal(podipc_dir: Any) -> None:
 
 @pytest.mark.parametrize(
     ("nbytes", "text"),
-    [(0, "0 B"), (1023, "1023 B"), (1024, "1 KiB"), (64 * MI, "64 MiB"), (1 << 60, "1048576 TiB")],
+    [
+        *((None, "?"), (0, "0 B"), (999, "999 B"), (1000, "1000 B"), (1023, "1023 B")),
+        *((1024, "1 KiB"), (1047552, "1023 KiB"), (MI - 1, "1 MiB"), (64 * MI, "64 MiB")),
+        *((24_738_011_624, "23 GiB"), (68_612_915, "65.4 MiB"), (1 << 60, "1048576 TiB")),
+    ],
 )
-def test_sizes(nbytes: int, text: str) -> None:
+def test_sizes(nbytes: int | None, text: str) -> None:
     assert size(nbytes) == text
 
 
