@@ -232,11 +232,11 @@ def ports(pod: Pod, uses: Collection[Use]) -> Iterator[Finding]:
 def orders(pod: Pod, uses: Collection[Use]) -> Iterator[Finding]:
     """An init container has ended before those start whom it would meet."""
     later = {c.name for c in pod.containers}
-    for container in pod.init:
+    for i, container in enumerate(pod.init):
         if container.sidecar:
             continue
         for use in uses:
-            if use.container is not container:
+            if use.container is not container or _is_met_early(pod.init[:i], use, uses):
                 continue
             peers = [
                 u.container.name
@@ -252,6 +252,12 @@ def orders(pod: Pod, uses: Collection[Use]) -> Iterator[Finding]:
                     f"{container.path}.restartPolicy: Always (a sidecar), or move it to "
                     "spec.containers",
                 )
+
+
+def _is_met_early(before: Collection[Container], use: Use, uses: Collection[Use]) -> bool:
+    """Whether a sidecar that has started before is at that address, too."""
+    sidecars = [c.name for c in before if c.sidecar]
+    return any(u.container.name in sidecars and u.address.text == use.address.text for u in uses)
 
 
 def places(pod: Pod) -> Iterator[Finding]:

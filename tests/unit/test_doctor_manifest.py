@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from support import PATIENCE, ROOT
 
-from podipc.doctor import Finding, budgets, manifests
+from podipc.doctor import Finding, addresses, budgets, manifests
+from podipc.pod import manifest
 from podipc.pod.errors import ManifestError
 
 LIMITS = {"resources": {"limits": {"memory": "512Mi", "cpu": "2"}}}
@@ -556,3 +557,81 @@ def test_a_manifest_that_kubernetes_would_not_take(tmp_path: Path) -> None:
     code, out, err = run("--manifest", str(file))
     assert (code, out) == (2, "")
     assert "spec: is missing" in err
+
+
+def seen(*commands: list[str]) -> set[tuple[str, str]]:
+    """The addresses that are read in the containers of these commands."""
+    containers = [
+        container(f"c{i}", command=command, args=[]) for i, command in enumerate(commands)
+    ]
+    document = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "pod"},
+        "spec": {"containers": containers},
+    }
+    uses, _ = addresses.find(manifest.read(document).pod())
+    return {(use.container.name, use.address.text) for use in uses}
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import podipc\ntx = podipc.sender('frames')",
+        'import podipc; rx = podipc.receiver( "frames", mode=0o666)',
+        "import podipc as p\nrx = p.subscriber(address='frames', latest=True)",
+        "from podipc import publisher\ntx = publisher(r'frames')",
+        'python3 -c "import podipc; podipc.sender(\\"frames\\")"',
+        'python3 -c "import podipc; podipc.sender(\\"shm://frames\\")"',
+        "podipc wait frames",
+        "podipc wait --timeout 5 -q 'frames' && exec python3 main.py",
+    ],
+)
+def test_bare_names_are_read_where_podipc_is_called_with_them(code: str) -> None:
+    assert seen(["sh", "-c", code]) == {("c0", "shm://frames")}
+
+
+def test_a_bare_name_in_words_of_a_command() -> None:
+    assert seen(["podipc", "wait", "--for", "any", "frames"]) == {("c0", "shm://frames")}
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import podipc, mail\nmail.sender('frames')",
+        "import podipc\nsender('frames')",
+        "import podipc\npodipc.sender(f'frames{i}')",
+        "import podipc\npodipc.sender(name)",
+        "podipc wait $(ADDRESS)",
+        "podipc wait $NAME",
+        "podipc waits for nothing",
+    ],
+)
+def test_what_is_no_bare_name_is_left_alone(code: str) -> None:
+    assert seen(["sh", "-c", code]) == set()
+    assert check(container("a", code), container("b", code)) == []
+
+
+def test_a_bare_name_that_is_none() -> None:
+    found = check(container("a", "import podipc\npodipc.sender('a/b')"), container("b"))
+    one(found, "warn", "spec.containers[0].args[0]", "'a/b' is a relative path", "")
+
+
+def test_bare_names_are_checked_as_others_are() -> None:
+    waits = container("a", command=["podipc", "wait", "frames"], args=[])
+    found = check(container("b"), initContainers=[waits])
+    path = "spec.initContainers[0]"
+    one(found, "fail", f"{path}.command", "they never meet", f"{path}.restartPolicy: Always")
+
+
+def test_who_waits_for_a_receiver_is_none() -> None:
+    send, receive = at("tcp://127.0.0.1:5000")
+    waits = 'podipc wait tcp://127.0.0.1:5000 && exec python3 -c "' + send + '"'
+    assert check(container("a", waits), container("b", receive)) == []
+
+
+def test_an_init_container_may_meet_a_sidecar_that_started_before() -> None:
+    waits = container("w", command=["podipc", "wait", "shm://frames"], args=[])
+    sidecar = container("b", restartPolicy="Always")
+    assert check(container("a"), initContainers=[sidecar, waits]) == []
+    assert [f.level for f in check(container("a"), initContainers=[waits, sidecar])] == ["fail"]
