@@ -21,6 +21,7 @@ from podipc.console import (
     TERMINATED,
     USAGE,
     Usage,
+    count,
     open_streams,
     printable,
 )
@@ -42,7 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         starting.over()
         open_streams()
-        options = _parser().parse_args(argv)
+        options, rest = _parser().parse_known_args(argv)
+        if rest:  # with the usage of the command, not of all of them
+            options.parser.error(f"unrecognized arguments: {' '.join(rest)}")
         with _ended_by_sigterm():
             code: int = options.run(options)
             sys.stdout.flush()
@@ -206,7 +209,9 @@ def _remove(name: str, there: dict[str, Channel]) -> str | None:
     if channel.refused is not None:
         return f"it {channel.refused}"
     if channel.in_use:
-        living = f"{len(channel.senders)} senders and {len(channel.receivers)} receivers"
+        living = " and ".join(
+            (count(len(channel.senders), "sender"), count(len(channel.receivers), "receiver"))
+        )
         return f"in use, by {living}; end them first"
     try:
         gone = leftovers.remove(channel)

@@ -37,6 +37,11 @@ def size(nbytes: float | None) -> str:
     return f"{value:.3g} {unit}" if value < 999.5 else f"{value:.0f} {unit}"
 
 
+def count(number: int, what: str) -> str:
+    """``no senders``, ``1 sender``, ``2 senders``."""
+    return f"{number or 'no'} {what}{'' if number == 1 else 's'}"
+
+
 def open_streams() -> None:
     """Let what is printed have somewhere to go, whatever became of the standard streams.
 

@@ -9,7 +9,7 @@ import sys
 import pytest
 from support import PATIENCE, ROOT
 
-from podipc import cli
+from podipc import cli, console
 
 
 def parsers(parser):
@@ -170,3 +170,18 @@ def test_ctrl_c_is_an_exception_again_once_a_command_runs(monkeypatch):
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def test_what_is_not_an_option_is_said_with_the_usage_of_the_command(capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["pod", "exec", "name", "ls", "-l"])
+    assert caught.value.code == 2
+    error = capsys.readouterr().err
+    assert "usage: podipc pod exec [-h] [-c CONTAINER] POD -- COMMAND" in error
+    assert "podipc pod exec: error: unrecognized arguments: -l" in error
+
+
+def test_numbers_and_their_words():
+    assert [console.count(n, "sender") for n in (0, 1, 2)] == [
+        *("no senders", "1 sender", "2 senders")
+    ]

@@ -4,6 +4,7 @@ import copy
 import json
 import os
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -321,6 +322,15 @@ def test_names_of_others_do_nothing_to_a_terminal(podipc_dir: Any) -> None:
     (channel.parent / "a\nb").rmdir()
     channel.parent.rmdir()
     assert all(line.isprintable() for line in found)
+
+
+def test_a_place_that_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    monkeypatch.setenv("PODIPC_DIR", str(file))
+    (found,) = places.rendezvous()
+    assert found.level == FAIL
+    assert "is no directory" in found.text
 
 
 @pytest.mark.parametrize(
