@@ -9,25 +9,35 @@ from podipc.doctor import addresses, budgets, sharing
 from podipc.doctor.finding import FAIL, OK, WARN, Finding, worst
 from podipc.doctor.users import users
 from podipc.pod import manifest
-from podipc.pod.manifest import Pod
+from podipc.pod.manifest import Manifest, Pod
 
 
 def check(file: str | os.PathLike[str]) -> list[Finding]:
     """Of every Pod of a file; each finding has the file, and the path of the field.
+
+    What else is in it, and is not looked at, has a line of its own at the end.
 
     Raises
     ------
     ManifestError
         The file cannot be read, or Kubernetes would not take it.
     """
-    read = manifest.read(file)
+    read = manifest.read(file, others_pass=True)
     found: list[Finding] = []
     for pod in read.pods:
         of_pod = list(check_pod(pod))
         if worst(of_pod) == OK:
             of_pod.append(Finding(OK, f"{pod.source}: Pod {pod.name}", _summary(pod)))
         found += of_pod
-    return found
+    return [*found, *_not_looked_at(read)]
+
+
+def _not_looked_at(read: Manifest) -> Iterator[Finding]:
+    """One line for each of the other things of a file."""
+    config_maps = [("ConfigMap", name) for name in read.pods[0].config_maps]
+    others = [pair for pair in read.others if pair[0] != "ConfigMap"]
+    for kind, name in (*others, *config_maps, *read.unread):
+        yield Finding(OK, "not read", f"{kind} {name}".strip())
 
 
 def check_pod(pod: Pod) -> Iterator[Finding]:

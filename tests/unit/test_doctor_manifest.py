@@ -635,3 +635,38 @@ def test_an_init_container_may_meet_a_sidecar_that_started_before() -> None:
     sidecar = container("b", restartPolicy="Always")
     assert check(container("a"), initContainers=[sidecar, waits]) == []
     assert [f.level for f in check(container("a"), initContainers=[waits, sidecar])] == ["fail"]
+
+
+def test_what_else_is_in_a_file_is_named_and_not_refused(tmp_path: Path) -> None:
+    pytest.importorskip("yaml", reason="PyYAML is not installed")
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod"}}
+    documents: list[dict[str, Any]] = [
+        {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "key"}},
+        {"apiVersion": "networking.k8s.io/v1", "kind": "Ingress", "metadata": {"name": "way\x1b"}},
+        {**pod, "spec": {"containers": [container("a"), container("b")]}},
+        {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "front"}},
+        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "settings"}},
+        {"apiVersion": "example.org/v1", "kind": "Pods"},
+    ]
+    file = tmp_path / "all.yaml"
+    file.write_text("\n---\n".join(map(json.dumps, documents)))
+    code, out, err = run("--manifest", str(file))
+    assert (code, err) == (0, "")
+    named = [line[20:] for line in out.splitlines() if line.startswith("ok    not read")]
+    assert named == ["Service front", "ConfigMap settings", "Secret key", "Ingress way?", "Pods"]
+
+
+def test_a_kind_that_is_a_slip_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "pod.json"
+    file.write_text('{"apiVersion": "v1", "kind": "Pods", "metadata": {"name": "x"}}')
+    code, out, err = run("--manifest", str(file))
+    assert (code, out) == (2, "")
+    assert "did you mean 'Pod'?" in err
+
+
+def test_a_file_without_a_pod_says_what_there_is(tmp_path: Path) -> None:
+    file = tmp_path / "secret.json"
+    file.write_text('{"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "x"}}')
+    code, out, err = run("--manifest", str(file))
+    assert (code, out) == (2, "")
+    assert "expected a Pod; there is only Secret x" in err
