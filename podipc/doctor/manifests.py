@@ -27,7 +27,9 @@ def check(file: str | os.PathLike[str]) -> list[Finding]:
     for pod in read.pods:
         of_pod = list(check_pod(pod))
         if worst(of_pod) == OK:
-            of_pod.append(Finding(OK, f"{pod.source}: Pod {pod.name}", _summary(pod)))
+            of_pod.append(
+                Finding(OK, f"{pod.source}: {pod.owner or f'Pod {pod.name}'}", _summary(pod))
+            )
         found += of_pod
     return [*found, *_not_looked_at(read)]
 
@@ -78,17 +80,17 @@ def host(pod: Pod) -> Iterator[Finding]:
     if spec.get("hostNetwork") is True:
         yield Finding(
             WARN,
-            "spec.hostNetwork",
+            pod.at("spec.hostNetwork"),
             "127.0.0.1 and its ports are those of the node: every process and every such Pod of "
             "it reaches tcp and http addresses, and a port that one of them has is taken",
-            "spec.hostNetwork: false",
+            f"{pod.at('spec.hostNetwork')}: false",
         )
     if spec.get("hostIPC") is True:
         yield Finding(
             WARN,
-            "spec.hostIPC",
+            pod.at("spec.hostIPC"),
             "/dev/shm is that of the node: channels of two Pods with one name are one channel",
-            "spec.hostIPC: false",
+            f"{pod.at('spec.hostIPC')}: false",
         )
     for volume in pod.volumes:
         mounted = [c.name for c in pod.everyone() if any(m.volume == volume.name for m in c.mounts)]

@@ -106,7 +106,7 @@ def _alone(pod: Pod, use: Use, directory: str, at: Spot) -> Finding | None:
             use.path,
             f"{text}: {directory} is in {container.name}'s own file system{how}; no other "
             "container sees it",
-            "spec.volumes: + {name: shared, emptyDir: {}}, and in both containers "
+            f"{pod.at('spec.volumes')}: + {{name: shared, emptyDir: {{}}}}, and in both containers "
             f"{container.path}.volumeMounts: + {{name: shared, mountPath: {top}}}",
         )
     volume = next(v for v in pod.volumes if v.name == at.volume)
@@ -250,7 +250,7 @@ def orders(pod: Pod, uses: Collection[Use]) -> Iterator[Finding]:
                     f"{use.address.text}: {container.name} has to end before {', '.join(peers)} "
                     "starts, so they never meet",
                     f"{container.path}.restartPolicy: Always (a sidecar), or move it to "
-                    "spec.containers",
+                    f"{pod.at('spec.containers')}",
                 )
 
 

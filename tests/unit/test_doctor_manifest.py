@@ -670,3 +670,43 @@ def test_a_file_without_a_pod_says_what_there_is(tmp_path: Path) -> None:
     code, out, err = run("--manifest", str(file))
     assert (code, out) == (2, "")
     assert "expected a Pod; there is only Secret x" in err
+
+
+@pytest.mark.parametrize(
+    ("kind", "version", "around", "restart"),
+    [
+        ("Deployment", "apps/v1", "spec.template", "Always"),
+        ("Job", "batch/v1", "spec.template", "Never"),
+        ("CronJob", "batch/v1", "spec.jobTemplate.spec.template", "Never"),
+    ],
+)
+def test_what_has_a_template(
+    kind: str, version: str, around: str, restart: str, tmp_path: Path
+) -> None:
+    """The same is found, at the fields of the file."""
+    a, b = at("file:///shared/frames")
+    other = container("b", b, securityContext={"runAsUser": 7, "runAsGroup": 7})
+    mine = container("a", a, securityContext={"runAsUser": 8, "runAsGroup": 8})
+    spec = {"hostNetwork": True, "restartPolicy": restart, "containers": [mine, other]}
+    labels = {"app": "x"}
+    holder: dict[str, Any] = {"template": {"metadata": {"labels": labels}, "spec": spec}}
+    if kind == "Deployment":
+        holder |= {"replicas": 3, "selector": {"matchLabels": labels}}
+    if kind == "CronJob":
+        holder = {"schedule": "0 3 * * *", "jobTemplate": {"spec": holder}}
+    document = {"apiVersion": version, "kind": kind, "metadata": {"name": "x"}, "spec": holder}
+    file = tmp_path / "x.json"
+    file.write_text(json.dumps(document))
+    found = manifests.check(file)
+    areas = [f.area.removeprefix(f"{file}: ") for f in found]
+    assert f"{around}.spec.hostNetwork" in areas
+    assert f"{around}.spec.containers[0].args[0]" in areas
+    assert f"{around}.spec.containers[1].securityContext.runAsUser" in areas
+    said = " ".join(f.change for f in found)
+    assert said.count("spec.volumes: +") == said.count(f"{around}.spec.volumes: +") > 0
+    assert said.count("spec.securityContext.") == said.count(f"{around}.spec.securityContext.") > 0
+    del spec["hostNetwork"]
+    spec["containers"] = [container("a"), container("b")]
+    file.write_text(json.dumps(document))
+    (ok,) = manifests.check(file)
+    assert (ok.level, ok.area) == ("ok", f"{file}: {kind} x")
