@@ -324,6 +324,13 @@ def test_names_of_others_do_nothing_to_a_terminal(podipc_dir: Any) -> None:
     assert all(line.isprintable() for line in found)
 
 
+def test_a_field_deep_in_a_file_fits_into_80_columns() -> None:
+    path = "spec.template.spec.containers[0].resources.limits.memory"
+    first, second, *_ = show.lines(Finding(FAIL, f"deploy/all.yaml, document 12: {path}", "x"))
+    assert first == "fail  deploy/all.yaml, document 12:"
+    assert second == f"      {path}"
+
+
 def test_a_place_that_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "file"
     file.touch()
