@@ -11,7 +11,7 @@ import resource
 from collections.abc import Iterator
 
 from podipc import _core
-from podipc.console import size
+from podipc.console import count, size
 from podipc.doctor import facts
 from podipc.doctor.finding import FAIL, OK, WARN, Finding
 from podipc.pod.inside import probe
@@ -151,7 +151,7 @@ def pid1() -> Iterator[Finding]:
     yield Finding(
         WARN,
         "PID 1",
-        f"{name} does not reap: {len(dead)} zombies, such as {names}. Each keeps a PID",
+        f"{name} does not reap: {count(len(dead), 'zombie')}, such as {names}. Each keeps a PID",
         "command: begin it with an init such as tini or catatonit; or "
         "spec.shareProcessNamespace: true",
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
+from podipc.console import count
 from podipc.doctor import addresses, budgets, sharing
 from podipc.doctor.finding import FAIL, OK, WARN, Finding, worst
 from podipc.doctor.users import users
@@ -69,7 +70,12 @@ def _at(pod: Pod, finding: Finding) -> Finding:
 
 def _summary(pod: Pod) -> str:
     uses, _ = addresses.find(pod)
-    text = f"nothing to change: {len(pod.everyone())} containers, {len(pod.volumes)} volumes"
+    text = ", ".join(
+        (
+            f"nothing to change: {count(len(pod.everyone()), 'container')}",
+            count(len(pod.volumes), "volume"),
+        )
+    )
     shown = ", ".join(dict.fromkeys(use.address.text for use in uses))
     return f"{text}, addresses: {shown or 'none that can be read here'}"
 

@@ -222,7 +222,7 @@ def test_what_is_there_to_see_of_others() -> None:
     assert "podipc rm --dead" in of(report, "leftovers")[0]["change"]
     assert "no senders, 1 receiver" in of(report, "alive")[0]["text"]
     assert level(report, "PID 1") == "warn"
-    assert "1 zombies" in of(report, "PID 1")[0]["text"]
+    assert "1 zombie," in of(report, "PID 1")[0]["text"]
     assert level(report, "open files") == "warn"
 
 
