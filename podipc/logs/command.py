@@ -168,6 +168,9 @@ def _start(options: argparse.Namespace, stop: Stop) -> Agent:
     from podipc.logs.files import Files
     from podipc.logs.sink import Sink
 
+    for name, meant in (("host", "every address"), ("directory", "no files")):
+        if getattr(options, name) == "":  # of a variable that is not set, perhaps
+            raise Usage(f"--{name} is empty, which would mean {meant}: leave it out, or say which")
     if not options.directory:
         for name in ("max_bytes", "keep", "fsync"):
             if getattr(options, name) not in {None, False}:

@@ -185,3 +185,17 @@ def test_numbers_and_their_words():
     assert [console.count(n, "sender") for n in (0, 1, 2)] == [
         *("no senders", "1 sender", "2 senders")
     ]
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (("--host", ""), "--host is empty"),
+        (("--directory", ""), "--directory is empty"),
+        (("--keep", "3"), "give --directory as well"),
+        (("--max-body", "10M"), "--queue is smaller"),
+    ],
+)
+def test_what_a_logd_of_unset_variables_would_do_silently(words, text, capsys):
+    assert cli.main(["logd", "--port", "0", *words]) == 2
+    assert text in capsys.readouterr().err
