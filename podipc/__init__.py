@@ -14,6 +14,7 @@ files, HTTP), so that trying another is changing a string::
 Every exception derives from `PodipcError` and from the built-in it resembles.
 """
 
+from podipc import starting  # noqa: F401  (first: what follows takes a while)
 from podipc._core import (
     AddressError,
     AddressInUse,

@@ -12,7 +12,19 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 import podipc
-from podipc.console import EXIT_CODES, FAILED, INTERRUPTED, OK, TERMINATED, USAGE, Usage
+from podipc import starting
+from podipc.console import (
+    EXIT_CODES,
+    FAILED,
+    INTERRUPTED,
+    OK,
+    TERMINATED,
+    USAGE,
+    Usage,
+    count,
+    open_streams,
+    printable,
+)
 from podipc.doctor import command as doctor_command
 from podipc.lab import command as lab_command
 from podipc.lab import plot_command
@@ -21,14 +33,19 @@ from podipc.pod import command as pod_command
 from podipc.waiting import command as waiting_command
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from podipc.leftovers import Channel
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code."""
-    parser = _parser()
-    options = parser.parse_args(argv)
     try:
+        starting.over()
+        open_streams()
+        options, rest = _parser().parse_known_args(argv)
+        if rest:  # with the usage of the command, not of all of them
+            options.parser.error(f"unrecognized arguments: {' '.join(rest)}")
         with _ended_by_sigterm():
             code: int = options.run(options)
             sys.stdout.flush()
@@ -125,20 +142,34 @@ def _add_rm(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
 def _ls(options: argparse.Namespace) -> int:
     from podipc import leftovers
 
-    found = leftovers.channels()
+    found = leftovers.channels(_place())
     if not found:
         print(f"no channels in {leftovers.place()}", file=sys.stderr)
         return OK
-    width = max(7, *(len(channel.name) for channel in found))
+    names = [printable(channel.name) for channel in found]  # others have chosen them
+    width = max(7, *map(len, names))
     print(f"{'CHANNEL':{width}}  SENDERS  RECEIVERS  DEAD    UID      AGE")
-    for channel in found:
+    for name, channel in zip(names, found, strict=True):
         counts = (
             f"{len(channel.senders):7}  {len(channel.receivers):9}  {len(channel.dead):4}"
             if channel.refused is None
             else f"{'?':>7}  {'?':>9}  {'?':>4}"
         )
-        print(f"{channel.name:{width}}  {counts}  {channel.uid:5}  {_age(channel.age):>7}")
+        print(f"{name:{width}}  {counts}  {channel.uid:5}  {_age(channel.age):>7}")
     return OK
+
+
+def _place() -> Path:
+    """Where channels with a bare name are. Raises `Usage`: not where sender and receiver look."""
+    from podipc import leftovers
+
+    place = leftovers.place()
+    if not place.is_absolute():
+        raise Usage(
+            f"the environment variable PODIPC_DIR is {str(place)!r}, a relative path; it must be "
+            "the absolute path of the directory that sender and receiver have"
+        )
+    return place
 
 
 def _age(seconds: float) -> str:
@@ -153,7 +184,7 @@ def _rm(options: argparse.Namespace) -> int:
 
     if bool(options.names) == options.dead:
         raise Usage("name the channels to remove, or give --dead for all in which nobody lives")
-    there = {channel.name: channel for channel in leftovers.channels()}
+    there = {channel.name: channel for channel in leftovers.channels(_place())}
     if options.dead:
         chosen = [name for name, channel in there.items() if not channel.in_use]
     else:
@@ -161,7 +192,7 @@ def _rm(options: argparse.Namespace) -> int:
     code = OK
     for name in chosen:
         if problem := _remove(name, there):
-            print(f"podipc rm: {name}: {problem}", file=sys.stderr)
+            print(f"podipc rm: {printable(name)}: {problem}", file=sys.stderr)
             code = FAILED
     return code
 
@@ -178,11 +209,13 @@ def _remove(name: str, there: dict[str, Channel]) -> str | None:
     if channel.refused is not None:
         return f"it {channel.refused}"
     if channel.in_use:
-        living = f"{len(channel.senders)} senders and {len(channel.receivers)} receivers"
+        living = " and ".join(
+            (count(len(channel.senders), "sender"), count(len(channel.receivers), "receiver"))
+        )
         return f"in use, by {living}; end them first"
     try:
         gone = leftovers.remove(channel)
     except OSError as error:
         return f"{error.strerror}"
-    print(f"removed {name} ({len(gone)} left behind)")
+    print(f"removed {printable(name)} ({len(gone)} left behind)")
     return None

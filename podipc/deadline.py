@@ -11,6 +11,8 @@ class Deadline:
         if timeout is None:
             self.at = math.inf
             return
+        if isinstance(timeout, str | bytes | bytearray):  # which float() would take
+            raise TypeError(f"timeout must be a real number, not {type(timeout).__name__}")
         seconds = float(timeout)
         if not seconds >= 0:
             raise ValueError(

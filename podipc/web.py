@@ -258,7 +258,11 @@ class Server(ThreadingHTTPServer):
                     request.send(self.turned_away, socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT)
                 self.shutdown_request(request)
             else:
-                self.process_request(request, peer)
+                try:
+                    self.process_request(request, peer)
+                except RuntimeError:  # no thread for it, perhaps for a moment
+                    self.shutdown_request(request)
+                    time.sleep(0.05)
 
     def say_goodbye(self, seconds: float) -> bool:
         """Once `closing` is true: whether all requests were answered within so many seconds."""

@@ -24,8 +24,11 @@ from typing import Any, Self
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
 PATIENCE = 60.0
-SESSION = f"podipc-test-{os.getpid()}"
-"""Everything a test creates in a place that others use too has this in its name."""
+SESSION = f"podipc-test-{os.getpid():07}"
+"""Everything a test creates in a place that others use too has this in its name.
+
+As many digits in every run: else that of one could be the beginning of another's.
+"""
 
 killed: list[int] = []
 """Every child that got a SIGKILL; what it leaves is for the next endpoint to clear."""

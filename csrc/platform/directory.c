@@ -82,7 +82,7 @@ static int fail_at(const char *path, int code, const char *call, uint32_t mode, 
                             path, kind_name(st.st_mode));
         return pdi_fail(err, PODIPC_EADDRESS, call, "a part of " SHOWN " is not a directory", path);
     case -ENOENT:
-        return pdi_fail(err, PODIPC_EADDRESS, call,
+        return pdi_fail(err, code, call,
                         "the directory above " SHOWN " does not exist: mount the volume there in "
                         "this container (volumeMounts), or give another path",
                         path);

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator
 
+from podipc.console import size
 from podipc.doctor.addresses import Use, may_use_shm, uses_podipc, whole
-from podipc.doctor.finding import FAIL, WARN, Finding, size
+from podipc.doctor.finding import FAIL, WARN, Finding
 from podipc.pod.manifest import Container, Pod, Volume
 
 INTERPRETER = 40 << 20
@@ -147,9 +148,9 @@ def segments(pod: Pod) -> Iterator[Finding]:
                     container.path,
                     f"{container.name} makes shared memory in /dev/shm ({shown}), which has "
                     f"{size(DEV_SHM)} for all containers of the Pod",
-                    "spec.volumes: + {name: shm, emptyDir: {medium: Memory, sizeLimit: "
-                    f"{_mebi(2 * (needed or DEV_SHM))}}}}}, and in every container volumeMounts: + "
-                    "{name: shm, mountPath: /dev/shm}",
+                    f"{pod.at('spec.volumes')}: + {{name: shm, emptyDir: {{medium: Memory, "
+                    f"sizeLimit: {_mebi(2 * (needed or DEV_SHM))}}}}}, and in every container "
+                    "volumeMounts: + {name: shm, mountPath: /dev/shm}",
                 )
                 break
 

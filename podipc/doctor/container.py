@@ -11,8 +11,9 @@ import resource
 from collections.abc import Iterator
 
 from podipc import _core
+from podipc.console import count, size
 from podipc.doctor import facts
-from podipc.doctor.finding import FAIL, OK, WARN, Finding, size
+from podipc.doctor.finding import FAIL, OK, WARN, Finding
 from podipc.pod.inside import probe
 
 LITTLE = 8 << 20
@@ -150,7 +151,7 @@ def pid1() -> Iterator[Finding]:
     yield Finding(
         WARN,
         "PID 1",
-        f"{name} does not reap: {len(dead)} zombies, such as {names}. Each keeps a PID",
+        f"{name} does not reap: {count(len(dead), 'zombie')}, such as {names}. Each keeps a PID",
         "command: begin it with an init such as tini or catatonit; or "
         "spec.shareProcessNamespace: true",
     )

@@ -41,13 +41,3 @@ class Finding:
 def worst(findings: Iterable[Finding]) -> str:
     """The worst level there is."""
     return max((finding.level for finding in findings), key=LEVELS.index, default=OK)
-
-
-def size(nbytes: float) -> str:
-    """Bytes as one reads them in a manifest: 63.9 MiB."""
-    unit = 0
-    while nbytes >= 1024 and unit < 4:
-        nbytes /= 1024
-        unit += 1
-    number = f"{nbytes:.3g}" if nbytes < 1000 else f"{nbytes:.0f}"
-    return f"{number} {('B', 'KiB', 'MiB', 'GiB', 'TiB')[unit]}"

@@ -5,29 +5,42 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
+from podipc.console import count
 from podipc.doctor import addresses, budgets, sharing
 from podipc.doctor.finding import FAIL, OK, WARN, Finding, worst
 from podipc.doctor.users import users
 from podipc.pod import manifest
-from podipc.pod.manifest import Pod
+from podipc.pod.manifest import Manifest, Pod
 
 
 def check(file: str | os.PathLike[str]) -> list[Finding]:
     """Of every Pod of a file; each finding has the file, and the path of the field.
+
+    What else is in it, and is not looked at, has a line of its own at the end.
 
     Raises
     ------
     ManifestError
         The file cannot be read, or Kubernetes would not take it.
     """
-    read = manifest.read(file)
+    read = manifest.read(file, others_pass=True)
     found: list[Finding] = []
     for pod in read.pods:
         of_pod = list(check_pod(pod))
         if worst(of_pod) == OK:
-            of_pod.append(Finding(OK, f"{pod.source}: Pod {pod.name}", _summary(pod)))
+            of_pod.append(
+                Finding(OK, f"{pod.source}: {pod.owner or f'Pod {pod.name}'}", _summary(pod))
+            )
         found += of_pod
-    return found
+    return [*found, *_not_looked_at(read)]
+
+
+def _not_looked_at(read: Manifest) -> Iterator[Finding]:
+    """One line for each of the other things of a file."""
+    config_maps = [("ConfigMap", name) for name in read.pods[0].config_maps]
+    others = [pair for pair in read.others if pair[0] != "ConfigMap"]
+    for kind, name in (*others, *config_maps, *read.unread):
+        yield Finding(OK, "not read", f"{kind} {name}".strip())
 
 
 def check_pod(pod: Pod) -> Iterator[Finding]:
@@ -57,7 +70,12 @@ def _at(pod: Pod, finding: Finding) -> Finding:
 
 def _summary(pod: Pod) -> str:
     uses, _ = addresses.find(pod)
-    text = f"nothing to change: {len(pod.everyone())} containers, {len(pod.volumes)} volumes"
+    text = ", ".join(
+        (
+            f"nothing to change: {count(len(pod.everyone()), 'container')}",
+            count(len(pod.volumes), "volume"),
+        )
+    )
     shown = ", ".join(dict.fromkeys(use.address.text for use in uses))
     return f"{text}, addresses: {shown or 'none that can be read here'}"
 
@@ -68,17 +86,17 @@ def host(pod: Pod) -> Iterator[Finding]:
     if spec.get("hostNetwork") is True:
         yield Finding(
             WARN,
-            "spec.hostNetwork",
+            pod.at("spec.hostNetwork"),
             "127.0.0.1 and its ports are those of the node: every process and every such Pod of "
             "it reaches tcp and http addresses, and a port that one of them has is taken",
-            "spec.hostNetwork: false",
+            f"{pod.at('spec.hostNetwork')}: false",
         )
     if spec.get("hostIPC") is True:
         yield Finding(
             WARN,
-            "spec.hostIPC",
+            pod.at("spec.hostIPC"),
             "/dev/shm is that of the node: channels of two Pods with one name are one channel",
-            "spec.hostIPC: false",
+            f"{pod.at('spec.hostIPC')}: false",
         )
     for volume in pod.volumes:
         mounted = [c.name for c in pod.everyone() if any(m.volume == volume.name for m in c.mounts)]

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from podipc import leftovers
 from podipc.address import Address
+from podipc.console import count, size
 from podipc.doctor import facts
-from podipc.doctor.finding import FAIL, OK, WARN, Finding, size
+from podipc.doctor.finding import FAIL, OK, WARN, Finding
 from podipc.waiting import ANY, Watch
 
 SHM = "/dev/shm"
@@ -100,6 +101,14 @@ def rendezvous() -> Iterator[Finding]:
         )
         return
     above = place if place.exists() else place.parent
+    if place.exists() and not place.is_dir():
+        yield Finding(
+            FAIL,
+            "channels",
+            f"PODIPC_DIR is {place}, which is there and is no directory",
+            "env: {name: PODIPC_DIR, value: /dev/shm/podipc}, the same in every container",
+        )
+        return
     if not above.is_dir():
         yield Finding(
             FAIL,
@@ -170,8 +179,8 @@ def living() -> Iterator[Finding]:
             yield Finding(
                 OK,
                 channel.name,
-                f"a channel with {len(channel.senders)} senders, "
-                f"{len(channel.receivers)} receivers",
+                f"a channel with {count(len(channel.senders), 'sender')}, "
+                f"{count(len(channel.receivers), 'receiver')}",
             )
     dead = sum(len(channel.dead) for channel in found)
     if dead:
@@ -179,7 +188,8 @@ def living() -> Iterator[Finding]:
         yield Finding(
             WARN,
             "leftovers",
-            f"{dead} endpoints of {names} were killed and nobody has cleared up since",
+            f"{count(dead, 'endpoint')} of {names} {'was' if dead == 1 else 'were'} killed, and "
+            "nobody has cleared up since",
             "none in the manifest: `podipc rm --dead` removes them, and so does the next one "
             "who opens the channel",
         )

@@ -106,7 +106,7 @@ def _alone(pod: Pod, use: Use, directory: str, at: Spot) -> Finding | None:
             use.path,
             f"{text}: {directory} is in {container.name}'s own file system{how}; no other "
             "container sees it",
-            "spec.volumes: + {name: shared, emptyDir: {}}, and in both containers "
+            f"{pod.at('spec.volumes')}: + {{name: shared, emptyDir: {{}}}}, and in both containers "
             f"{container.path}.volumeMounts: + {{name: shared, mountPath: {top}}}",
         )
     volume = next(v for v in pod.volumes if v.name == at.volume)
@@ -232,11 +232,11 @@ def ports(pod: Pod, uses: Collection[Use]) -> Iterator[Finding]:
 def orders(pod: Pod, uses: Collection[Use]) -> Iterator[Finding]:
     """An init container has ended before those start whom it would meet."""
     later = {c.name for c in pod.containers}
-    for container in pod.init:
+    for i, container in enumerate(pod.init):
         if container.sidecar:
             continue
         for use in uses:
-            if use.container is not container:
+            if use.container is not container or _is_met_early(pod.init[:i], use, uses):
                 continue
             peers = [
                 u.container.name
@@ -250,8 +250,14 @@ def orders(pod: Pod, uses: Collection[Use]) -> Iterator[Finding]:
                     f"{use.address.text}: {container.name} has to end before {', '.join(peers)} "
                     "starts, so they never meet",
                     f"{container.path}.restartPolicy: Always (a sidecar), or move it to "
-                    "spec.containers",
+                    f"{pod.at('spec.containers')}",
                 )
+
+
+def _is_met_early(before: Collection[Container], use: Use, uses: Collection[Use]) -> bool:
+    """Whether a sidecar that has started before is at that address, too."""
+    sidecars = [c.name for c in before if c.sidecar]
+    return any(u.container.name in sidecars and u.address.text == use.address.text for u in uses)
 
 
 def places(pod: Pod) -> Iterator[Finding]:

@@ -20,8 +20,8 @@ def lines(finding: Finding) -> list[str]:
     first = f"{finding.level:{_LEVEL}}{area:{_AREA}}"
     indent = " " * (_LEVEL + _AREA)
     if len(area) >= _AREA:
-        found = [f"{finding.level:{_LEVEL}}{area}"]
         indent = " " * _LEVEL
+        found = _wrapped(area, f"{finding.level:{_LEVEL}}", indent)
         found += _wrapped(finding.text, indent, indent)
     else:
         found = _wrapped(finding.text, first, indent)

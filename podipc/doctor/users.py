@@ -9,8 +9,6 @@ from podipc.doctor.addresses import Use, concerned, whole
 from podipc.doctor.finding import WARN, Finding
 from podipc.pod.manifest import Container, Pod
 
-_ONE_USER = "spec.securityContext.runAsUser: one for both"
-
 
 def users(pod: Pod, uses: Collection[Use]) -> Iterator[Finding]:
     """The first container that has to meet others, against each of those."""
@@ -31,6 +29,10 @@ def _pair(pod: Pod, uses: Collection[Use], first: Container, other: Container) -
     if all("0o666" in found for found in modes):
         return None
     field = f"{other.path}.securityContext.runAsUser"
+    one_user, one_group = (
+        f"{pod.at('spec.securityContext')}.{name}: one for both"
+        for name in ("runAsUser", "runAsGroup")
+    )
     pair = f"{first.name} runs as {_user(uid)}, {other.name} as {_user(uid2)}"
     extra = {*pod.groups, *([] if pod.fs_group is None else [pod.fs_group])}
     # What each of them makes has the group that it runs as; fsGroup is one more to be in.
@@ -46,7 +48,7 @@ def _pair(pod: Pod, uses: Collection[Use], first: Container, other: Container) -
             WARN,
             field,
             f"{pair}, with a common group; the default, mode=0o600, keeps them apart",
-            f"mode=0o660 in podipc.sender() and receiver(), or {_ONE_USER}",
+            f"mode=0o660 in podipc.sender() and receiver(), or {one_user}",
         )
     only = ""
     if pod.fs_group is not None:
@@ -58,8 +60,7 @@ def _pair(pod: Pod, uses: Collection[Use], first: Container, other: Container) -
         WARN,
         field,
         f"{pair}, without a common group: mode=0o600, the default, and 0o660 keep them apart{only}",
-        f"{_ONE_USER}; or spec.securityContext.runAsGroup: one for both, and mode=0o660; or "
-        "mode=0o666",
+        f"{one_user}; or {one_group}, and mode=0o660; or mode=0o666",
     )
 
 

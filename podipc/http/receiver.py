@@ -50,7 +50,9 @@ class HttpReceiver(Endpoint):
 
     def _why(self) -> str:
         if self._inbox.peers:
-            return f"{len(self._inbox.peers)} senders are connected to {self._address}."
+            number = len(self._inbox.peers)
+            are = "1 sender is" if number == 1 else f"{number} senders are"
+            return f"{are} connected to {self._address}."
         return (
             f"No sender has connected to {self._address}. It must run in the same Pod, whose "
             "containers share 127.0.0.1, and open the same address."

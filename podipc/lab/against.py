@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from podipc import console
 from podipc.lab import table
 from podipc.lab.change import Change, change
 from podipc.lab.results import Results, Row
@@ -157,7 +158,7 @@ def _shown(name: str, value: Any) -> str:
     if value is None:
         return "-"
     if name in _BYTES and isinstance(value, int):
-        return table.size(value)
+        return console.size(value)
     if isinstance(value, list):
         return " and ".join(map(str, value))
     return str(value)

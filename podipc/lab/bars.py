@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from podipc import console
 from podipc.lab import machine, methods, table
 from podipc.lab.driver import often
 from podipc.lab.pair import Failed, Pair, alone
@@ -53,16 +54,16 @@ def bars() -> Iterator[Bar]:
     yield Bar("loan", "shm-loan 64 MiB / 64 B", ("rtt", "shm-loan", 64 * MI), loan, 1.5)
     for size, bound in ((16 * MI, 0.95), (64 * MI, 1.25)):
         sent, copied = ("send", size), ("copyto", size)
-        yield Bar("copy", f"send {table.size(size)} / np.copyto", sent, copied, bound, True)
+        yield Bar("copy", f"send {console.size(size)} / np.copyto", sent, copied, bound, True)
     for size, bound in ((MI, 2.0), (16 * MI, 1.5)):
         for other, least in (("iceoryx2", bound), ("zmq-ipc", 4.0), ("zmq-tcp", 4.0)):
-            text = f"stream {table.size(size)}: shm / {other}"
+            text = f"stream {console.size(size)}: shm / {other}"
             ours, theirs = ("stream", "shm", size), ("stream", other, size)
             yield Bar("stream", text, ours, theirs, least, True)
     for name, raw in (("tcp", "tcp"), ("unix", "unix"), ("fifo", "pipe")):
         for size in (64, 64 * KI, MI):
             ours = ("rtt", name, size)
-            text = f"{name} {table.size(size)}"
+            text = f"{name} {console.size(size)}"
             yield Bar(name, f"{text} / by hand, Python", ours, ("rtt", f"py-{name}", size), 1)
             yield Bar(name, f"{text} / raw C", ours, ("floor", raw, size), 1.3)
         ours, text = ("stream", name, MI), f"{name} stream 1 MiB"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html as escaping
 from collections.abc import Iterable, Sequence
 
+from podipc import console
 from podipc.lab import spoken, table
 from podipc.lab.results import Results, Row
 from podipc.lab.where import sentence
@@ -55,7 +56,7 @@ def html(results: Results) -> str:
 
 def cells(row: Row, best: Fastest) -> tuple[str, ...]:
     """What the table says of a row, in the order of `HEADS`."""
-    name = table.size(row.size) if row.tensor is None else table.column(row)[1]
+    name = console.size(row.size) if row.tensor is None else table.column(row)[1]
     median, p99, rate = row.percentile(50), row.percentile(99), row.bytes_per_s
     if row.error is not None or median is None:
         return name, row.method, "", "", "", row.error or "not measured"

@@ -14,6 +14,7 @@ from html import escape
 from pathlib import Path
 
 import podipc
+from podipc import console
 from podipc.lab import display, table
 from podipc.lab.change import Change, changes
 from podipc.lab.plots import data, svg
@@ -165,7 +166,7 @@ def _cell(name: str, cell: Cell) -> str:
 
 
 def _first(row: Row) -> list[Cell]:
-    name = table.size(row.size) if row.tensor is None else table.column(row)[1]
+    name = console.size(row.size) if row.tensor is None else table.column(row)[1]
     return [Cell(name, row.size), Cell(row.method, row.method), _time(row.percentile(50))]
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TextIO
 
 import numpy as np
 
-from podipc.console import printable
+from podipc.console import printable, size
 from podipc.lab.results import Results, Row
 from podipc.lab.where import part
 
@@ -24,15 +24,6 @@ if TYPE_CHECKING:
 WIDTH = 80
 CELL = 7
 MARK = "*"
-
-
-def size(nbytes: float) -> str:
-    """64 B, 1 KiB, 4 MiB."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if nbytes < 1024 or unit == "GiB":
-            return f"{nbytes:.3g} {unit}"
-        nbytes /= 1024
-    raise AssertionError
 
 
 def duration(ns: float) -> str:

@@ -78,7 +78,7 @@ def _containers(facts: Facts) -> list[str]:
 
 
 def _limits(one: ContainerFacts) -> str:
-    from podipc.pod.facts import size
+    from podipc.console import size
 
     memory = "no memory limit" if one.memory is None else size(one.memory)
     cpus = "no cpu limit" if one.cpus is None else f"{one.cpus:g} CPU" + "s" * (one.cpus != 1)

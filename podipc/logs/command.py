@@ -7,7 +7,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING
 
-from podipc.console import FAILED, INTERRUPTED, OK, Usage, seconds
+from podipc.console import FAILED, INTERRUPTED, OK, Usage, leads_nowhere, seconds
 
 if TYPE_CHECKING:
     from podipc.logs.agent import Agent
@@ -168,11 +168,14 @@ def _start(options: argparse.Namespace, stop: Stop) -> Agent:
     from podipc.logs.files import Files
     from podipc.logs.sink import Sink
 
+    for name, meant in (("host", "every address"), ("directory", "no files")):
+        if getattr(options, name) == "":  # of a variable that is not set, perhaps
+            raise Usage(f"--{name} is empty, which would mean {meant}: leave it out, or say which")
     if not options.directory:
         for name in ("max_bytes", "keep", "fsync"):
             if getattr(options, name) not in {None, False}:
                 raise Usage(f"--{name.replace('_', '-')} is about files: give --directory as well")
-    if sys.stdout is None:
+    if leads_nowhere(sys.stdout):
         raise Usage("standard output is closed, and lines are printed there")
     if options.queue < options.max_body:
         raise Usage("--queue is smaller than --max-body, of which it has to hold one at least")

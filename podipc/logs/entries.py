@@ -108,11 +108,17 @@ def _one_or_more(value: Any) -> list[Any]:
 
 def _decode(text: str, where: str) -> Any:
     try:
-        return json.loads(text, parse_constant=_no_number)
+        return json.loads(text, parse_constant=_no_number, parse_float=_finite)
     except RecursionError:
         raise Refused(400, f"{where} is nested too deeply") from None
     except ValueError as error:
         raise Refused(400, f"{where} is not JSON: {str(error)[:200]}") from None
+
+
+def _finite(text: str) -> float:
+    """Not 1e999, which Python takes for infinity and would write as no JSON has it."""
+    value = float(text)
+    return value if math.isfinite(value) else _no_number(text[:40])
 
 
 def _no_number(text: str) -> NoReturn:

@@ -88,9 +88,12 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     up.add_argument("--json", action="store_true", help="name, phase and notes as JSON")
 
     execute = _action(actions, "exec", _exec, "run one more program in a container")
+    execute.usage = "%(prog)s [-h] [-c CONTAINER] POD -- COMMAND [ARGUMENT ...]"
     execute.add_argument("pod", metavar="POD", help="its name, or its manifest")
     execute.add_argument("-c", "--container", help="default: the first one")
-    execute.add_argument("command", nargs="+", metavar="-- COMMAND")
+    execute.add_argument(
+        "command", nargs="+", metavar="COMMAND", help="and its arguments, after --"
+    )
 
     logs = _action(actions, "logs", _logs, "what it has printed")
     logs.add_argument("pod", metavar="POD", help="its name, or its manifest")

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from podipc.console import printable
+from podipc.console import printable, size
 from podipc.pod import manifest as manifests
 from podipc.pod.errors import PodError
 
@@ -386,15 +386,3 @@ def _plain(facts: ContainerFacts) -> dict[str, Any]:
     from dataclasses import asdict
 
     return asdict(facts)
-
-
-def size(number: int | None) -> str:
-    """Bytes for people: ``64 MiB``."""
-    if number is None:
-        return "?"
-    amount = float(number)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if amount < 1024:
-            return f"{amount:.4g} {unit}"
-        amount /= 1024
-    return f"{amount:.4g} TiB"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
-from podipc.pod.facts import WIDTH, ContainerFacts, Facts, Shared, size
+from podipc.console import size
+from podipc.pod.facts import WIDTH, ContainerFacts, Facts, Shared
 
 _COLUMNS = 4
 """Containers in the first table; what each two share is below it."""

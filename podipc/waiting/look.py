@@ -27,6 +27,7 @@ from typing import Final
 
 from podipc import leftovers
 from podipc.address import Address
+from podipc.console import count
 from podipc.waiting import listeners
 from podipc.waiting.http import look_http
 from podipc.waiting.sight import Sight
@@ -125,7 +126,7 @@ class Watch:
                 "with the same runAsUser",
             )
         text = ", ".join(
-            f"{len(names) or 'no'} {what}{'' if len(names) == 1 else 's'}"
+            count(len(names), what)
             for names, what in ((channel.senders, SENDER), (channel.receivers, RECEIVER))
         )
         if channel.dead:

@@ -634,3 +634,27 @@ def test_an_error_of_a_child_is_passed_on(spawn, name):
     child = agent(spawn, "sender", name)
     with pytest.raises(Failed, match="Timeout"):
         child.do("send", 1, 0, 16, 0.1)
+
+
+def test_a_receiver_that_can_start_no_thread_goes_on_when_it_can(name, monkeypatch):
+    """Of a container with a limit of processes, for example."""
+    left = [3]
+    start = threading.Thread.start
+
+    def refused(thread):
+        if left[0] and "process_request_thread" in thread.name:
+            left[0] -= 1
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with podipc.receiver(name) as rx:
+        monkeypatch.setattr(threading.Thread, "start", refused)
+        with podipc.sender(name) as tx:
+            tx.send(np.arange(3), 30)
+            assert list(rx.recv(30)) == [0, 1, 2]
+    assert left == [0]
+
+
+def test_a_timeout_is_a_number(name):
+    with podipc.receiver(name) as rx, pytest.raises(TypeError, match="real number, not str"):
+        rx.recv("0")

@@ -87,7 +87,7 @@ def test_remove_all_that_is_dead(crashed, capsys):
 def test_the_living_are_not_removed(capsys):
     with podipc.receiver("frames") as rx, podipc.sender("frames") as tx:
         assert main(["rm", "frames"]) == 1
-        assert "frames: in use, by 1 senders and 1 receivers" in capsys.readouterr().err
+        assert "frames: in use, by 1 sender and 1 receiver" in capsys.readouterr().err
         tx.send(b"x")
         assert rx.recv(timeout=60).tobytes() == b"x"
 

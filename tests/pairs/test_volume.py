@@ -276,13 +276,13 @@ def test_not_a_directory(tmp_path):
     file, link = tmp_path / "file", tmp_path / "link"
     file.write_text("x")
     link.symlink_to(tmp_path)
-    for path, text in [
-        (file, "is a file, and file:// needs a directory"),
-        (link, "is a symbolic link"),
-        (tmp_path / "no" / "such", "mount the volume there"),
+    for path, error, text in [
+        (file, podipc.AddressError, "is a file, and file:// needs a directory"),
+        (link, podipc.AddressError, "is a symbolic link"),
+        (tmp_path / "no" / "such", podipc.NotFound, "mount the volume there"),
     ]:
         for opener in (podipc.sender, podipc.receiver):
-            with pytest.raises(podipc.AddressError, match=text):
+            with pytest.raises(error, match=text):
                 opener(f"file://{path}")
     assert sorted(tmp_path.iterdir()) == [file, link]
 

@@ -218,11 +218,11 @@ def test_what_is_there_to_see_of_others() -> None:
         program.close()
         report = json.loads(said)
         pod["a"].kill()
-    assert "1 endpoints of crashed were killed" in of(report, "leftovers")[0]["text"]
+    assert "1 endpoint of crashed was killed" in of(report, "leftovers")[0]["text"]
     assert "podipc rm --dead" in of(report, "leftovers")[0]["change"]
-    assert "0 senders, 1 receivers" in of(report, "alive")[0]["text"]
+    assert "no senders, 1 receiver" in of(report, "alive")[0]["text"]
     assert level(report, "PID 1") == "warn"
-    assert "1 zombies" in of(report, "PID 1")[0]["text"]
+    assert "1 zombie," in of(report, "PID 1")[0]["text"]
     assert level(report, "open files") == "warn"
 
 

@@ -1,6 +1,7 @@
 """The embedded runtime: what is shared, what is not, and that nothing is left behind."""
 
 import contextlib
+import gc
 import json
 import os
 import signal
@@ -835,3 +836,15 @@ def test_start_up_is_quick_enough_to_notice_if_it_were_not() -> None:
         pod.start("a", ["sleep", "1000"])
         pod.start("b", ["sleep", "1000"])
     assert time.monotonic() - start < 10
+
+
+def test_a_pod_that_could_not_be_made_has_nothing_to_close(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(namespaces, "Infra", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        namespaces.Pod("a")
+    gc.collect()  # what its finaliser raises is a warning, and so an error

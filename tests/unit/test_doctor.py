@@ -4,11 +4,13 @@ import copy
 import json
 import os
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import podipc
+from podipc.console import size
 from podipc.doctor import (
     FAIL,
     OK,
@@ -25,7 +27,6 @@ from podipc.doctor import (
     verdicts,
     worst,
 )
-from podipc.doctor.finding import size
 
 MI = 1 << 20
 
@@ -323,11 +324,31 @@ def test_names_of_others_do_nothing_to_a_terminal(podipc_dir: Any) -> None:
     assert all(line.isprintable() for line in found)
 
 
+def test_a_field_deep_in_a_file_fits_into_80_columns() -> None:
+    path = "spec.template.spec.containers[0].resources.limits.memory"
+    first, second, *_ = show.lines(Finding(FAIL, f"deploy/all.yaml, document 12: {path}", "x"))
+    assert first == "fail  deploy/all.yaml, document 12:"
+    assert second == f"      {path}"
+
+
+def test_a_place_that_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    monkeypatch.setenv("PODIPC_DIR", str(file))
+    (found,) = places.rendezvous()
+    assert found.level == FAIL
+    assert "is no directory" in found.text
+
+
 @pytest.mark.parametrize(
     ("nbytes", "text"),
-    [(0, "0 B"), (1023, "1023 B"), (1024, "1 KiB"), (64 * MI, "64 MiB"), (1 << 60, "1048576 TiB")],
+    [
+        *((None, "?"), (0, "0 B"), (999, "999 B"), (1000, "1000 B"), (1023, "1023 B")),
+        *((1024, "1 KiB"), (1047552, "1023 KiB"), (MI - 1, "1 MiB"), (64 * MI, "64 MiB")),
+        *((24_738_011_624, "23 GiB"), (68_612_915, "65.4 MiB"), (1 << 60, "1048576 TiB")),
+    ],
 )
-def test_sizes(nbytes: int, text: str) -> None:
+def test_sizes(nbytes: int | None, text: str) -> None:
     assert size(nbytes) == text
 
 

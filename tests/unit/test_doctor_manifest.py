@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from support import PATIENCE, ROOT
 
-from podipc.doctor import Finding, budgets, manifests
+from podipc.doctor import Finding, addresses, budgets, manifests
+from podipc.pod import manifest
 from podipc.pod.errors import ManifestError
 
 LIMITS = {"resources": {"limits": {"memory": "512Mi", "cpu": "2"}}}
@@ -556,3 +557,156 @@ def test_a_manifest_that_kubernetes_would_not_take(tmp_path: Path) -> None:
     code, out, err = run("--manifest", str(file))
     assert (code, out) == (2, "")
     assert "spec: is missing" in err
+
+
+def seen(*commands: list[str]) -> set[tuple[str, str]]:
+    """The addresses that are read in the containers of these commands."""
+    containers = [
+        container(f"c{i}", command=command, args=[]) for i, command in enumerate(commands)
+    ]
+    document = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "pod"},
+        "spec": {"containers": containers},
+    }
+    uses, _ = addresses.find(manifest.read(document).pod())
+    return {(use.container.name, use.address.text) for use in uses}
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import podipc\ntx = podipc.sender('frames')",
+        'import podipc; rx = podipc.receiver( "frames", mode=0o666)',
+        "import podipc as p\nrx = p.subscriber(address='frames', latest=True)",
+        "from podipc import publisher\ntx = publisher(r'frames')",
+        'python3 -c "import podipc; podipc.sender(\\"frames\\")"',
+        'python3 -c "import podipc; podipc.sender(\\"shm://frames\\")"',
+        "podipc wait frames",
+        "podipc wait --timeout 5 -q 'frames' && exec python3 main.py",
+    ],
+)
+def test_bare_names_are_read_where_podipc_is_called_with_them(code: str) -> None:
+    assert seen(["sh", "-c", code]) == {("c0", "shm://frames")}
+
+
+def test_a_bare_name_in_words_of_a_command() -> None:
+    assert seen(["podipc", "wait", "--for", "any", "frames"]) == {("c0", "shm://frames")}
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import podipc, mail\nmail.sender('frames')",
+        "import podipc\nsender('frames')",
+        "import podipc\npodipc.sender(f'frames{i}')",
+        "import podipc\npodipc.sender(name)",
+        "podipc wait $(ADDRESS)",
+        "podipc wait $NAME",
+        "podipc waits for nothing",
+    ],
+)
+def test_what_is_no_bare_name_is_left_alone(code: str) -> None:
+    assert seen(["sh", "-c", code]) == set()
+    assert check(container("a", code), container("b", code)) == []
+
+
+def test_a_bare_name_that_is_none() -> None:
+    found = check(container("a", "import podipc\npodipc.sender('a/b')"), container("b"))
+    one(found, "warn", "spec.containers[0].args[0]", "'a/b' is a relative path", "")
+
+
+def test_bare_names_are_checked_as_others_are() -> None:
+    waits = container("a", command=["podipc", "wait", "frames"], args=[])
+    found = check(container("b"), initContainers=[waits])
+    path = "spec.initContainers[0]"
+    one(found, "fail", f"{path}.command", "they never meet", f"{path}.restartPolicy: Always")
+
+
+def test_who_waits_for_a_receiver_is_none() -> None:
+    send, receive = at("tcp://127.0.0.1:5000")
+    waits = 'podipc wait tcp://127.0.0.1:5000 && exec python3 -c "' + send + '"'
+    assert check(container("a", waits), container("b", receive)) == []
+
+
+def test_an_init_container_may_meet_a_sidecar_that_started_before() -> None:
+    waits = container("w", command=["podipc", "wait", "shm://frames"], args=[])
+    sidecar = container("b", restartPolicy="Always")
+    assert check(container("a"), initContainers=[sidecar, waits]) == []
+    assert [f.level for f in check(container("a"), initContainers=[waits, sidecar])] == ["fail"]
+
+
+def test_what_else_is_in_a_file_is_named_and_not_refused(tmp_path: Path) -> None:
+    pytest.importorskip("yaml", reason="PyYAML is not installed")
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod"}}
+    documents: list[dict[str, Any]] = [
+        {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "key"}},
+        {"apiVersion": "networking.k8s.io/v1", "kind": "Ingress", "metadata": {"name": "way\x1b"}},
+        {**pod, "spec": {"containers": [container("a"), container("b")]}},
+        {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "front"}},
+        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "settings"}},
+        {"apiVersion": "example.org/v1", "kind": "Pods"},
+    ]
+    file = tmp_path / "all.yaml"
+    file.write_text("\n---\n".join(map(json.dumps, documents)))
+    code, out, err = run("--manifest", str(file))
+    assert (code, err) == (0, "")
+    named = [line[20:] for line in out.splitlines() if line.startswith("ok    not read")]
+    assert named == ["Service front", "ConfigMap settings", "Secret key", "Ingress way?", "Pods"]
+
+
+def test_a_kind_that_is_a_slip_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "pod.json"
+    file.write_text('{"apiVersion": "v1", "kind": "Pods", "metadata": {"name": "x"}}')
+    code, out, err = run("--manifest", str(file))
+    assert (code, out) == (2, "")
+    assert "did you mean 'Pod'?" in err
+
+
+def test_a_file_without_a_pod_says_what_there_is(tmp_path: Path) -> None:
+    file = tmp_path / "secret.json"
+    file.write_text('{"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "x"}}')
+    code, out, err = run("--manifest", str(file))
+    assert (code, out) == (2, "")
+    assert "expected a Pod; there is only Secret x" in err
+
+
+@pytest.mark.parametrize(
+    ("kind", "version", "around", "restart"),
+    [
+        ("Deployment", "apps/v1", "spec.template", "Always"),
+        ("Job", "batch/v1", "spec.template", "Never"),
+        ("CronJob", "batch/v1", "spec.jobTemplate.spec.template", "Never"),
+    ],
+)
+def test_what_has_a_template(
+    kind: str, version: str, around: str, restart: str, tmp_path: Path
+) -> None:
+    """The same is found, at the fields of the file."""
+    a, b = at("file:///shared/frames")
+    other = container("b", b, securityContext={"runAsUser": 7, "runAsGroup": 7})
+    mine = container("a", a, securityContext={"runAsUser": 8, "runAsGroup": 8})
+    spec = {"hostNetwork": True, "restartPolicy": restart, "containers": [mine, other]}
+    labels = {"app": "x"}
+    holder: dict[str, Any] = {"template": {"metadata": {"labels": labels}, "spec": spec}}
+    if kind == "Deployment":
+        holder |= {"replicas": 3, "selector": {"matchLabels": labels}}
+    if kind == "CronJob":
+        holder = {"schedule": "0 3 * * *", "jobTemplate": {"spec": holder}}
+    document = {"apiVersion": version, "kind": kind, "metadata": {"name": "x"}, "spec": holder}
+    file = tmp_path / "x.json"
+    file.write_text(json.dumps(document))
+    found = manifests.check(file)
+    areas = [f.area.removeprefix(f"{file}: ") for f in found]
+    assert f"{around}.spec.hostNetwork" in areas
+    assert f"{around}.spec.containers[0].args[0]" in areas
+    assert f"{around}.spec.containers[1].securityContext.runAsUser" in areas
+    said = " ".join(f.change for f in found)
+    assert said.count("spec.volumes: +") == said.count(f"{around}.spec.volumes: +") > 0
+    assert said.count("spec.securityContext.") == said.count(f"{around}.spec.securityContext.") > 0
+    del spec["hostNetwork"]
+    spec["containers"] = [container("a"), container("b")]
+    file.write_text(json.dumps(document))
+    (ok,) = manifests.check(file)
+    assert (ok.level, ok.area) == ("ok", f"{file}: {kind} x")

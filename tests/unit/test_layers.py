@@ -27,7 +27,7 @@ OTHER_ATOMICS = {"platform/fork.c", "platform/fork.h"}
 
 # Lowest first; modules of one row do not import each other.
 PYTHON_LAYERS = [
-    ["_core"],
+    ["_core", "starting"],
     ["address", "console", "deadline", "interface", "tensors"],
     ["web"],
     ["http"],

@@ -85,6 +85,7 @@ def test_json():
         (JSON, b'{"message": "", "time": 1e300}', "time: expected seconds"),
         (JSON, b'{"message": "", "time": true}', "time: expected seconds"),
         (JSON, b'{"message": "", "x": NaN}', "NaN"),
+        (JSON, b'{"message": "", "x": [-1e999]}', "-1e999"),
         (JSON, b'{"message": "", "x": ' + b"9" * 5000 + b"}", "not JSON"),
         (JSON, b"[" * 200_000, "nested too deeply"),
         (JSON, b'{"message": "\xff"}', "not UTF-8"),

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from podipc import PodipcError
+from podipc.console import size
 from podipc.pod.errors import PodError
-from podipc.pod.facts import Stats, size
+from podipc.pod.facts import Stats
 from podipc.pod.runtime import Pod
 
 

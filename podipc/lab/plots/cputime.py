@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
+from podipc import console
 from podipc.lab import table
 from podipc.lab.plots import data, style
 from podipc.lab.plots.sheet import Sheet
@@ -66,7 +67,7 @@ def cpu(
         sheet.name(_seconds(both[method][at]), look.colour, both[method][at], row, leader=False)
     sheet.method_axis(ordered)
     sheet.ax.set_xlim(left=0)
-    sheet.axis_labels(f"CPU seconds per GB (10⁹ bytes), in tensors of {table.size(at)}", "")
+    sheet.axis_labels(f"CPU seconds per GB (10⁹ bytes), in tensors of {console.size(at)}", "")
     caption = "Solid: the sending side; hatched: the receiving side; all threads, while streaming."
     return sheet.finish(_title(both, ordered, at), data.caption(results, caption, against))
 
@@ -77,7 +78,7 @@ def _seconds(value: float) -> str:
 
 def _title(both: data.Values, ordered: list[str], at: int) -> str:
     least, most = ordered[0], ordered[-1]
-    title = f"CPU time for one GB in tensors of {table.size(at)}: {_seconds(both[least][at])} "
+    title = f"CPU time for one GB in tensors of {console.size(at)}: {_seconds(both[least][at])} "
     title += f"over {least}"
     if most != least:
         title += f", {table.times(both[most][at] / both[least][at])} times that over {most}"

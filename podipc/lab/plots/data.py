@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING
 
-from podipc.lab import table
+from podipc import console
 from podipc.lab.results import Results, Row
 from podipc.lab.where import of, sentence
 
@@ -135,12 +135,12 @@ def told(spans: Sequence[tuple[str, int, int]]) -> str:
     if len(spans) == 1:
         return f"{first[0]} at every size"
     if len(spans) > 3:
-        return f"{first[0]} at {table.size(first[1])}, {last[0]} at {table.size(last[2])}"
-    parts = [f"{first[0]} {'at' if first[1] == first[2] else 'up to'} {table.size(first[2])}"]
+        return f"{first[0]} at {console.size(first[1])}, {last[0]} at {console.size(last[2])}"
+    parts = [f"{first[0]} {'at' if first[1] == first[2] else 'up to'} {console.size(first[2])}"]
     for method, low, high in spans[1:-1]:
-        to = "" if low == high else f" to {table.size(high)}"
-        parts.append(f"{method} at {table.size(low)}{to}")
-    parts.append(f"{last[0]} {'at' if last[1] == last[2] else 'from'} {table.size(last[1])}")
+        to = "" if low == high else f" to {console.size(high)}"
+        parts.append(f"{method} at {console.size(low)}{to}")
+    parts.append(f"{last[0]} {'at' if last[1] == last[2] else 'from'} {console.size(last[1])}")
     return ", ".join(parts)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from podipc.lab import table
+from podipc import console
 from podipc.lab.methods import SIZELESS
 from podipc.lab.plots import data, style
 from podipc.lab.plots.sheet import Sheet
@@ -257,7 +257,7 @@ def _rows(
             sheet.name(quantity.text(value), look.colour, value, row, leader=False)
     sheet.method_axis(best_first)
     quantity.axis(sheet, "x")
-    sheet.axis_labels(f"{quantity.label}, at {table.size(size)}", "")
+    sheet.axis_labels(f"{quantity.label}, at {console.size(size)}", "")
 
 
 def _title(quantity: Quantity, results: Results, values: data.Values) -> str:
@@ -271,13 +271,13 @@ def _title(quantity: Quantity, results: Results, values: data.Values) -> str:
     if len(measured) == 1:
         ((method, points),) = measured.items()
         both = min(points), max(points)
-        ends = [f"{quantity.text(points[s])} at {table.size(s)}" for s in both]
+        ends = [f"{quantity.text(points[s])} at {console.size(s)}" for s in both]
         what = "Round trip" if quantity.lowest else "Throughput"
         return f"{what} over {method}: " + " to ".join(dict.fromkeys(ends))
     if len(sizes) == 1 and spans:
         ((method, size, _),) = spans
         return (
-            f"{quantity.best} at {table.size(size)}: {method}, "
+            f"{quantity.best} at {console.size(size)}: {method}, "
             f"{quantity.text(values[method][size])}"
         )
     return f"{quantity.best}: {data.told(spans)}"

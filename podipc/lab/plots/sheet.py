@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from podipc.lab import spoken, table
+from podipc import console
+from podipc.lab import spoken
 from podipc.lab.plots import style
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ class Sheet:
         self.ax.set_xscale("log", base=2)
         beyond = max(1.02, (ordered[-1] / max(1, ordered[0])) ** 0.025)
         self.ax.set_xlim(ordered[0] / beyond, ordered[-1] * beyond)
-        self.ticks([(float(s), table.size(s)) for s in ordered])
+        self.ticks([(float(s), console.size(s)) for s in ordered])
 
     def ticks(self, places: Sequence[tuple[float, str]]) -> None:
         """Along x, labelled as far as there is room."""

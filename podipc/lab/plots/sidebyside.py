@@ -6,6 +6,7 @@ import math
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
+from podipc import console
 from podipc.lab import change, table
 from podipc.lab.plots import data, style
 from podipc.lab.plots.sheet import TICK, Sheet, short
@@ -54,7 +55,7 @@ def changes(
         _cell(sheet, place, changed)
     sheet.method_axis(names)
     sheet.ax.set_xlim(-0.5, len(columns) - 0.5)
-    labels = [short(text) if _named(results) else table.size(s) for s, text in columns]
+    labels = [short(text) if _named(results) else console.size(s) for s, text in columns]
     sheet.ticks([(float(i), text) for i, text in enumerate(labels)])
     sheet.ax.grid(False)
     sheet.axis_labels("tensor" if _named(results) else "size of the tensor (B, KiB, MiB)", "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
+from podipc import console
 from podipc.lab import table
 from podipc.lab.plots import data, style
 from podipc.lab.plots.sheet import Sheet, short
@@ -76,7 +77,7 @@ def distribution(
     best = _row(results, first, at)
     tail = "half" if best.n < 100 else "99 of 100"
     span = duration(data.at_percentile(50 if best.n < 100 else 99)(best) or 0.0)
-    title = f"Round trips at {table.size(at)}: {tail} over {first} took at most {span}"
+    title = f"Round trips at {console.size(at)}: {tail} over {first} took at most {span}"
     return sheet.finish(title, data.caption(results, caption, against))
 
 
@@ -118,7 +119,7 @@ def cold(
                 _pair(sheet, look, row + 0.2, (was, then), dash=style.DASHED)
     sheet.method_axis(ordered)
     sheet.time_axis("x")
-    sheet.axis_labels(f"round trip at {table.size(at)} (ns, µs, ms)", "")
+    sheet.axis_labels(f"round trip at {console.size(at)} (ns, µs, ms)", "")
     worst = max(ordered, key=lambda m: first[m][at] / warm[m][at])
     ratio = first[worst][at] / warm[worst][at]
     caption = (
@@ -126,8 +127,8 @@ def cold(
         "those that follow. At the right: how many times as long the first one took."
     )
     title = (
-        f"The first round trip at {table.size(at)} takes up to {table.times(ratio)} times as long "
-        f"({worst})"
+        f"The first round trip at {console.size(at)} takes up to {table.times(ratio)} times as "
+        f"long ({worst})"
     )
     return sheet.finish(title, data.caption(results, caption, against))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from podipc.lab import table
+from podipc import console
 from podipc.lab.plots import style
 from podipc.lab.plots.data import below
 from podipc.lab.plots.sheet import Sheet
@@ -135,7 +135,9 @@ def memory(
     sheet.ax.set_ylim(bottom=0)
     sheet.axis_labels("time (s)", "memory of the container (MiB)")
     most = max(peaks, key=lambda name: peaks[name])
-    said = title or f"Memory by container: at most {table.size(peaks[most] * (1 << 20))}, in {most}"
+    said = (
+        title or f"Memory by container: at most {console.size(peaks[most] * (1 << 20))}, in {most}"
+    )
     return sheet.finish(said, below("As the containers' cgroups or processes account it.", about))
 
 

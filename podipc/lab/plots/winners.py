@@ -7,6 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from podipc import console
 from podipc.lab import table
 from podipc.lab.plots import data, style
 from podipc.lab.plots.sheet import TICK, Sheet, inches, short
@@ -128,7 +129,7 @@ def _drawn(
     sheet.count_axis("y")
     sheet.ax.set_ylim(FEWEST, top)
     sheet.ax.set_xlim(-0.5, len(sizes) - 0.5)
-    sheet.ticks([(float(i), table.size(s)) for i, s in enumerate(sizes)])
+    sheet.ticks([(float(i), console.size(s)) for i, s in enumerate(sizes)])
     sheet.ax.grid(False)
     sheet.axis_labels("size of the tensor (B, KiB, MiB)", "tensors a second (1/s)")
     winners = list(dict.fromkeys(f.method for f in found if f.high > f.low * VISIBLE))

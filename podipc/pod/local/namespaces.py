@@ -99,8 +99,8 @@ class Pod:
         self.grace = grace
         self.containers: dict[str, Container] = {}
         self._owner = os.getpid()
-        self._closed = False
         self._infra = Infra(shm_bytes, isolate)
+        self._closed = False  # from here on there is something to close
         parts = self._infra.parts
         self.isolation = {part: error == 0 for part, error in parts.items()}
         self.notes = refusals.notes(parts, self._infra.refused, shm_bytes, isolate)

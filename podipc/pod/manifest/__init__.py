@@ -51,8 +51,18 @@ __all__ = [
 ]
 
 
-def read(file: str | os.PathLike[str] | Mapping[str, Any]) -> Manifest:
+def read(
+    file: str | os.PathLike[str] | Mapping[str, Any], *, others_pass: bool = False
+) -> Manifest:
     """Read a file of one or more documents, or one that has been read.
+
+    Parameters
+    ----------
+    file
+        Its path, or the document.
+    others_pass
+        Whether things of other kinds, such as a Secret, are listed in `Manifest.unread`
+        instead of being refused.
 
     Raises
     ------
@@ -64,12 +74,16 @@ def read(file: str | os.PathLike[str] | Mapping[str, Any]) -> Manifest:
     services: list[Service] = []
     config_maps: dict[str, ConfigMap] = {}
     others: list[tuple[str, str]] = []
+    unread: list[tuple[str, str]] = []
     things: list[Mapping[str, Any]] = []
     if isinstance(file, Mapping):
         found: Iterable[Node] = [Node(source, "", dict(file))]
     else:
         found = documents(Path(file))
     for document in found:
+        if others_pass and (other := _of_another_kind(document.value)):
+            unread.append(other)
+            continue
         kind = _kind(document)
         if kind in ("Service", "ConfigMap"):
             metadata = document.value.get("metadata")
@@ -87,7 +101,7 @@ def read(file: str | os.PathLike[str] | Mapping[str, Any]) -> Manifest:
             Node(document.source, "metadata.name", pod.name).wrong("a name that no other Pod has")
         pods.append(pod)
     if not pods:
-        there = ", ".join(f"{kind} {name}".strip() for kind, name in others)
+        there = ", ".join(f"{kind} {name}".strip() for kind, name in (*others, *unread))
         raise ManifestError(f"{source}: expected a Pod; there is only {there}", source)
     used = {name for pod in pods for name in _config_maps_of(pod)}
     beside = _beside(pods, services, things)
@@ -99,6 +113,7 @@ def read(file: str | os.PathLike[str] | Mapping[str, Any]) -> Manifest:
         ),
         tuple(services),
         tuple(pair for pair in others if pair[0] != "ConfigMap" or pair[1] not in used),
+        tuple(unread),
     )
 
 
@@ -167,6 +182,20 @@ def _kind(document: Node) -> str:
         Node(document.source, "kind", kind).wrong(choices, repr(kind) + hint(kind, _KINDS))
     Node(document.source, "apiVersion", document.value["apiVersion"]).one_of(_KINDS[kind])
     return kind
+
+
+def _of_another_kind(document: Any) -> tuple[str, str] | None:
+    """Kind and name of a thing of Kubernetes that is not read here; None if it has to be."""
+    if not isinstance(document, dict):
+        return None
+    version, kind = document.get("apiVersion"), document.get("kind")
+    if not (isinstance(version, str) and isinstance(kind, str)) or kind in _KINDS:
+        return None
+    if hint(kind, _KINDS) and version in ("v1", "apps/v1", "batch/v1"):
+        return None  # a slip, such as Pods
+    metadata = document.get("metadata")
+    name = metadata.get("name") if isinstance(metadata, dict) else None
+    return kind, str(name or "")
 
 
 def _pod(document: Node) -> Pod:

@@ -232,12 +232,16 @@ class Service:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A file: its Pods and Services; kind and name of all that is no Pod and that none uses."""
+    """A file: its Pods and Services; kind and name of all that is no Pod and that none uses.
+
+    `unread` are kind and name of what `read` was let pass over.
+    """
 
     source: str
     pods: tuple[Pod, ...]
     services: tuple[Service, ...]
     others: tuple[tuple[str, str], ...]
+    unread: tuple[tuple[str, str], ...] = ()
 
     def pod(self) -> Pod:
         """The Pod, if there is one only.
