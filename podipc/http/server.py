@@ -96,7 +96,7 @@ class Handler(web.Handler):
             sequence = self.inbox.join(who, number(self.headers, "Podipc-Sequence"))
             self.who = who
             self._ok(Limit=self.inbox.max_bytes, Next=sequence)
-        elif what == "room" and who == self.who:
+        elif what == "room" and who and who == self.who:
             self._room(number(self.headers, "Podipc-Need"))
         elif what == "bye":
             self.inbox.bye(who)

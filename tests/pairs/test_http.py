@@ -1,5 +1,6 @@
 """HTTP to a sidecar: what holds for shm holds here too; and what a server must not fall for."""
 
+import contextlib
 import http.client
 import os
 import random
@@ -510,6 +511,24 @@ def test_refused(served, port, status, fields, what):
     assert (got, what in text) == (status, True), text
     with pytest.raises(podipc.Timeout):
         served.recv(0)
+    assert served.stats()["reserved"] == 0
+
+
+def test_room_for_nobody(served, port):
+    """Only who has joined is promised room: what a stranger was promised nobody gives back."""
+    fields = {"Podipc-Do": "room", "Podipc-Need": str(MIB)}
+    assert post(port, fields, b"")[0] == 400
+    who = {"Podipc-Sender": "me"}
+    assert post(port, {**fields, **who}, b"")[0] == 400
+    # Nor is who joined and has left since, by another connection.
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=30)) as mine:
+        mine.request("POST", "/frames", b"", {"Podipc-Do": "join", **who})
+        mine.getresponse().read()
+        assert post(port, {"Podipc-Do": "bye", **who}, b"")[0] == 200
+        with pytest.raises(podipc.Closed):
+            served.recv(30)
+        mine.request("POST", "/frames", b"", {**fields, **who})
+        assert mine.getresponse().status == 503
     assert served.stats()["reserved"] == 0
 
 
