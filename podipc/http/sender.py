@@ -55,14 +55,15 @@ class HttpSender(Endpoint):
     """
 
     def __init__(self, address: "Address", max_bytes: int | None = None) -> None:
+        self._connection: Connection | None = None
+        self._wake = -1  # none, not yet or not any more
         super().__init__(address.text)
         self._where = (address.host, address.port)
         self._path = address.path
         self._max_bytes = max_bytes
         self._id = secrets.token_hex(8)
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._lock = threading.Lock()  # of all below
-        self._connection: Connection | None = None
+        self._lock = threading.Lock()  # of the connection and all below
         self._recovered = threading.Event()
         self._recovered.set()
         self._sequence = 0
@@ -461,7 +462,7 @@ class HttpSender(Endpoint):
             with contextlib.suppress(Exception):
                 self._say_goodbye()
             self._drop()
-            os.close(self._wake)
+            self._close_wake()
 
     def _say_goodbye(self) -> None:
         self._settle()
@@ -482,7 +483,12 @@ class HttpSender(Endpoint):
     def _forget_sockets(self) -> None:
         if self._connection is not None:
             self._connection.close()
-        os.close(self._wake)
+        self._close_wake()
+
+    def _close_wake(self) -> None:
+        wake, self._wake = self._wake, -1
+        if wake >= 0:  # else its number may be somebody else's by now
+            os.close(wake)
 
     def __enter__(self) -> Self:
         """Return the sender itself."""

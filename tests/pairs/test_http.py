@@ -424,6 +424,28 @@ def test_a_handle_in_a_forked_child(name):
         assert payload.check(rx.recv(30)) == (1, 0)
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_closed_handle_takes_nothing_from_a_forked_child(name):
+    """The number of its descriptor is somebody else's by then."""
+    tx = podipc.sender(name)
+    tx.close()
+    ends = os.pipe()
+    try:
+        pid = os.fork()
+        if pid == 0:
+            try:
+                for fd in ends:
+                    os.fstat(fd)
+                os._exit(0)
+            finally:
+                os._exit(1)
+        assert os.waitpid(pid, 0)[1] == 0
+    finally:
+        for fd in ends:
+            os.close(fd)
+    tx.close()
+
+
 def test_sigpipe_at_its_default(spawn, name):
     child = spawn(
         "import signal, payload\n"
