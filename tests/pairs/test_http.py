@@ -652,6 +652,55 @@ def test_many_connections(served, port):
     eventually(works, "it serves again")
 
 
+def test_many_connections_at_once(name, port, monkeypatch):
+    """They count from the moment on that they are accepted, not once their threads run."""
+    from podipc import web
+
+    go, setup = threading.Event(), web.Handler.setup
+
+    def slow(self):
+        go.wait(30)
+        setup(self)
+
+    monkeypatch.setattr(web.Handler, "setup", slow)
+    monkeypatch.setattr(web.Server, "max_connections", 2)
+    with podipc.receiver(name), contextlib.ExitStack() as stack:
+        sockets = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", port), 30)) for _ in range(5)
+        ]
+        try:
+            for sock in sockets[2:]:
+                assert sock.recv(1) == b""
+        finally:
+            go.set()
+
+
+def test_no_room_for_a_thread(spawn, name):
+    """As with a limit of pids: it is deaf for as long as that lasts, and not for ever."""
+    child = spawn(
+        "import resource, threading\n"
+        "rx = podipc.receiver(args[0])\n"
+        "pages = int(open('/proc/self/statm').read().split()[0])\n"
+        "threading.stack_size(1 << 30)\n"
+        "limit = pages * os.sysconf('SC_PAGESIZE') + (256 << 20)\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (limit, -1))\n"
+        "say('open')\n"
+        "hear()\n"
+        "threading.stack_size(0)\n"
+        "say(rx.recv(30).tolist())\n"
+        "rx.close()\n",
+        name,
+    )
+    child.expect("open")
+    with podipc.sender(name) as tx:
+        with pytest.raises(podipc.Timeout):
+            tx.send(np.arange(3), 0.3)
+        child.tell("go")
+        tx.send(np.arange(3), 30)
+        child.expect([0, 1, 2])
+    child.end()
+
+
 def test_a_sender_that_repeats_itself(served, port):
     """A number that was had already is refused: no tensor comes twice."""
     who = {"Podipc-Sender": "me"}
