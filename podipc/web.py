@@ -126,12 +126,16 @@ class Handler(BaseHTTPRequestHandler):
         if self.busy or self.told:
             return  # it stands in the answer
         self.told = True
-        if goodbye := self.server.goodbye:
+        if goodbye := self.goodbye():
             with contextlib.suppress(OSError):
                 self.connection.setblocking(False)
                 self.connection.send(goodbye, socket.MSG_NOSIGNAL)
         with contextlib.suppress(OSError):
             self.connection.shutdown(socket.SHUT_RD)
+
+    def goodbye(self) -> bytes:
+        """What is sent by itself to who is connected when we close. With `changed` locked."""
+        return b""
 
     def log_message(self, format: str, *args: object) -> None:
         """A library does not write to stderr."""
@@ -213,8 +217,6 @@ class Server(ThreadingHTTPServer):
     block_on_close = False
     request_queue_size = 128
     max_connections = 256
-    goodbye = b""
-    """What is sent by itself to who is connected when we close."""
     turned_away = b""
     """What is sent to one connection more than `max_connections`."""
 

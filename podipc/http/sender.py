@@ -8,6 +8,8 @@ import secrets
 import select
 import socket
 import threading
+import warnings
+from collections import deque
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
 
 import numpy as np
@@ -69,9 +71,10 @@ class HttpSender(Endpoint):
         self._sequence = 0
         self._limit = 0  # the largest tensor that the receiver takes
         self._free = 0  # what room it had, as far as we know
-        self._unreported = 0  # deaths
+        self._unreported: deque[str] = deque()  # receivers that died, or left with tensors
         self._died = 0
         self._lost = 0
+        self._unread = 0  # of those lost: with a receiver that closed in order
         self._messages = self._bytes = 0
         self._acknowledged = self._taken = 0  # of this connection's receiver
         # A receiver that waits is to know of us before the first tensor.
@@ -179,6 +182,8 @@ class HttpSender(Endpoint):
         self._acknowledged += 1
         self._messages += 1
         self._bytes += len(data)
+        if answer.bye:
+            self._note_left()
         return True
 
     # --- requests --------------------------------------------------------
@@ -231,7 +236,7 @@ class HttpSender(Endpoint):
 
     def _learn(self, connection: Connection, answer: Answer) -> None:
         """What every answer says; raises what it means if it is no success."""
-        connection.awaited = ""
+        asked, connection.awaited = connection.awaited, ""
         fields = answer.fields
         if "Podipc-Version" not in fields:
             self._drop()
@@ -251,8 +256,10 @@ class HttpSender(Endpoint):
         self._sequence = number(fields, "Podipc-Next", self._sequence)
         if answer.bye:
             self._drop()
-            if answer.code != 200:
-                raise Left
+            if asked == "tensor" and answer.code == 200:
+                return  # queued, and then left like those before: see _post
+            self._note_left()
+            raise Left
         if answer.code in {200, 503}:
             return
         self._drop()
@@ -281,7 +288,28 @@ class HttpSender(Endpoint):
     def _note_death(self) -> None:
         self._drop()
         self._died += 1
-        self._lost += self._acknowledged - self._taken
+        self._lost += self._untaken()
+
+    def _note_left(self) -> None:
+        """The receiver has closed in order; what it has not taken is lost all the same."""
+        sent, untaken = self._acknowledged, self._untaken()
+        self._lost += untaken
+        self._unread += untaken
+        if untaken:
+            self._unreported.append(
+                f"the receiver of {self._address} closed without taking the last {untaken} of "
+                f"{sent} tensors sent to it; http keeps no copy of them"
+            )
+
+    def _untaken(self) -> int:
+        """How many of a receiver that has gone are lost, as far as it has told; forgets it."""
+        untaken = max(0, self._acknowledged - self._taken)
+        self._acknowledged = self._taken = 0
+        return untaken
+
+    def _note_death_unseen(self) -> None:
+        self._note_death()
+        self._unreported.append(f"the receiver of {self._address} died without closing")
 
     def _peer_died(self) -> NoReturn:
         self._note_death()
@@ -294,8 +322,7 @@ class HttpSender(Endpoint):
         """A joined connection with no answer outstanding."""
         self._look()
         if self._unreported:
-            self._unreported -= 1
-            raise PeerDied(f"the receiver of {self._address} died without closing")
+            raise PeerDied(self._unreported.popleft())
         while self._connection is None:
             if not self._connect_once(deadline):
                 self._pause(deadline)
@@ -313,8 +340,7 @@ class HttpSender(Endpoint):
             while (answer := connection.poll_answer()) is not None:
                 self._learn(connection, answer)
         except GONE:
-            self._note_death()
-            self._unreported += 1
+            self._note_death_unseen()
         except Left:
             pass
 
@@ -341,6 +367,8 @@ class HttpSender(Endpoint):
             return False
         self._acknowledged = self._taken = 0
         self._learn(connection, answer)
+        # Not 0 if it knows us: only the connection was another one.
+        self._acknowledged = self._taken + number(answer.fields, "Podipc-Queued")
         return True
 
     def _start(self, deadline: Deadline) -> bool:
@@ -391,8 +419,7 @@ class HttpSender(Endpoint):
                 old.close()
             else:
                 self._connection = old
-                self._note_death()
-                self._unreported += 1
+                self._note_death_unseen()
         finally:
             self._recovered.set()
 
@@ -460,12 +487,20 @@ class HttpSender(Endpoint):
         os.eventfd_write(self._wake, 1)
         with self._lock:
             with contextlib.suppress(Exception):
+                self._look()
                 self._say_goodbye()
             self._drop()
             self._close_wake()
+            unread, self._unread = self._unread, 0
+        if unread:
+            warnings.warn(
+                f"{unread} tensors sent to {self._address} will reach nobody: their receivers left "
+                "without taking them, and http keeps no copy",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
     def _say_goodbye(self) -> None:
-        self._settle()
         if self._connection is None:
             return
         deadline = Deadline(ANSWER_SECONDS)

@@ -16,12 +16,6 @@ if TYPE_CHECKING:
 
 ROOM_SECONDS: Final = 10.0
 
-_GOODBYE: Final = (
-    "HTTP/1.1 503 Service Unavailable\r\n"
-    f"Podipc-Version: {VERSION}\r\nPodipc-Bye: closed\r\n"
-    "Connection: close\r\nContent-Length: 0\r\n\r\n"
-).encode()
-
 
 class Handler(web.Handler):
     """A sender's connection."""
@@ -45,12 +39,12 @@ class Handler(web.Handler):
         body = f"{text}\n".encode() if text else b""
         self.send_response_only(code)
         self.send_header("Podipc-Version", VERSION)
-        for name, value in (fields or {}).items():
-            self.send_header(f"Podipc-{name}", str(value))
         with self.inbox.changed:
             if self.inbox.closing:
-                self.send_header("Podipc-Bye", "closed")
+                fields = {**(fields or {}), "Taken": self._taken(), "Bye": "closed"}
                 self.close_connection = self.told = True
+        for name, value in (fields or {}).items():
+            self.send_header(f"Podipc-{name}", str(value))
         if self.close_connection:
             self.send_header("Connection", "close")
         if body:
@@ -59,6 +53,17 @@ class Handler(web.Handler):
         self.end_headers()
         if body and self.command != "HEAD":
             self.wfile.write(body)
+
+    def _taken(self) -> int:
+        peer = self.inbox.peers.get(self.who)
+        return peer.taken if peer else 0
+
+    def goodbye(self) -> bytes:
+        return (
+            "HTTP/1.1 503 Service Unavailable\r\n"
+            f"Podipc-Version: {VERSION}\r\nPodipc-Taken: {self._taken()}\r\n"
+            "Podipc-Bye: closed\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+        ).encode()
 
     def _method_not_allowed(self) -> None:
         self.refuse(405, "podipc receives tensors by POST")
@@ -109,8 +114,9 @@ class Handler(web.Handler):
         with inbox.changed:
             free = max(0, inbox.max_bytes - inbox.used)
             peer = inbox.peers.get(self.who)
-            taken = peer.taken if peer else 0
-        self._answer(200, fields={"Free": free, "Taken": taken, **fields})
+            queued, taken = (peer.queued, peer.taken) if peer else (0, 0)
+        fields = {"Free": free, "Queued": queued, "Taken": taken, **fields}
+        self._answer(200, fields=fields)
 
     def _room(self, need: int) -> None:
         if need > self.inbox.max_bytes:
@@ -202,8 +208,6 @@ class Handler(web.Handler):
 
 
 class Server(web.Server):
-    goodbye = _GOODBYE
-
     def __init__(self, address: "Address", inbox: Inbox) -> None:
         self.inbox = inbox
         self.path = address.path

@@ -348,6 +348,40 @@ def test_closed_receiver_is_not_dead(name):
         assert tx.stats()["peers_died"] == 0
 
 
+def test_what_a_closing_receiver_left_is_said(name):
+    """By the next send, in the counters, and at the end."""
+    tx = podipc.sender(name)
+    with podipc.receiver(name) as rx:
+        for number in range(3):
+            tx.send(payload.make(1, number), 30)
+        assert payload.check(rx.recv(30)) == (1, 0)
+    eventually(lambda: tx.stats()["peers"] == 0, "it has left")
+    assert (tx.stats()["queued"], tx.stats()["lost_taken"], tx.stats()["peers_died"]) == (0, 2, 0)
+    with podipc.receiver(name) as rx:
+        with pytest.raises(podipc.PeerDied, match="closed without taking the last 2 of 3 tensors"):
+            tx.send(payload.make(1, 3), 30)
+        tx.send(payload.make(1, 4), 30)
+        assert payload.check(rx.recv(30)) == (1, 4)
+        tx.send(payload.make(1, 5), 30)
+    with pytest.warns(RuntimeWarning, match="3 tensors sent to .* will reach nobody"):
+        tx.close()
+    assert tx.stats()["lost_taken"] == 3
+
+
+def test_a_connection_of_its_own_is_not_another_receiver(name):
+    """After a send that was taken back, what the same receiver holds is still known."""
+    with podipc.receiver(name, max_bytes=MIB) as rx, podipc.sender(name) as tx:
+        for number in range(3):
+            tx.send(payload.make(1, number), 30)
+        rx.recv(30)
+        tx._connection.close()  # as after a refusal
+        tx._connection = None
+        tx.send(payload.make(1, 3), 30)
+        assert tx.stats()["queued"] == 3
+        for number in range(1, 4):
+            assert payload.check(rx.recv(30)) == (1, number)
+
+
 def test_stopped_receiver(spawn, name):
     """Timeout, not PeerDied; nothing of what timed out is delivered; then it goes on."""
     child = agent(spawn, "receiver", name)
