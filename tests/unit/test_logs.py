@@ -353,6 +353,24 @@ def test_records():
     assert encoded(formatter)["message"] == "<m>"
 
 
+@pytest.mark.parametrize(
+    ("name", "number", "level"),
+    [
+        ("\033[33mWARNING\033[0m", 30, "WARNING"),
+        ("\u26a0", 35, "WARNING"),
+        ("", 5, "DEBUG"),
+        ("(fatal)", 99, "CRITICAL"),
+        ("", "", "INFO"),
+    ],
+)
+def test_names_of_levels_that_an_agent_refuses(name, number, level):
+    """Such a line is not lost: it has the standard level, and the name beside it."""
+    record = logging.makeLogRecord({"msg": "m", "name": "n", "levelname": name, "levelno": number})
+    (entry,) = parse(LINES, encode(record, None), NOW)
+    assert (entry.level, entry.message) == (level, "m")
+    assert entry.fields["levelname"] == name
+
+
 def test_records_with_tracebacks():
     try:
         raise KeyError("gone")
