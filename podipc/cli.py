@@ -119,7 +119,9 @@ def _add_rm(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     )
     parser.set_defaults(run=_rm, parser=parser)
     parser.add_argument("names", nargs="*", metavar="NAME", help="as in shm://NAME")
-    parser.add_argument("--dead", action="store_true", help="all that a crash left and in which nobody lives")
+    parser.add_argument(
+        "--dead", action="store_true", help="all that a crash left and in which nobody lives"
+    )
 
 
 def _ls(options: argparse.Namespace) -> int:

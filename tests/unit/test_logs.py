@@ -486,6 +486,7 @@ def test_waiting_for_room():
     ("words", "text"),
     [
         (["--port", "70000"], "not a port"),
+        (["--port", "00000000099999999"], "not a port"),
         (["--max-body", "12"], "from 1K"),
         (["--max-bytes", "1M"], "--directory"),
         (["--keep", "3"], "--directory"),
