@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from podipc import web
-from podipc._core import CorruptSegment
+from podipc._core import CorruptSegment, limits
 from podipc.deadline import Deadline
 from podipc.http.inbox import Inbox
 from podipc.http.wire import VERSION, Described, array_over, number
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from podipc.address import Address
 
 ROOM_SECONDS: Final = 10.0
+LOOK_FROM: Final = 1 << 20
+"""Bytes of a tensor for which it is looked how much memory is left."""
 
 
 class Handler(web.Handler):
@@ -168,12 +170,13 @@ class Handler(web.Handler):
     def _take_in(self, described: Described) -> None:
         queued = False
         try:
+            _look_at_memory(described.nbytes)
             array = self._read_body(described)
             # A sender that has given up has closed the connection before it said so.
             if array is not None and self._still_there():
                 queued = self.inbox.put(array, self.who)
-        except MemoryError:
-            self.refuse(507, f"no memory for a tensor of {described.nbytes} bytes")
+        except MemoryError as error:
+            self.refuse(507, f"no memory for a tensor of {described.nbytes} bytes: {error}")
             return
         finally:
             if not queued:
@@ -205,6 +208,16 @@ class Handler(web.Handler):
             return True
         except OSError:
             return False
+
+
+def _look_at_memory(need: int) -> None:
+    """Raise MemoryError where the kernel would kill us for what we are about to fill."""
+    have = limits()["memory_available"] if need >= LOOK_FROM else need
+    if have < need:
+        raise MemoryError(
+            f"the receiver's container has {have} bytes left; raise its memory limit in the Pod's "
+            "manifest, or let go of tensors there"
+        )
 
 
 class Server(web.Server):

@@ -15,7 +15,7 @@ import payload
 import peers
 import pytest
 from hypothesis import given, settings
-from support import Failed, eventually, free_port, took_at_most
+from support import Failed, eventually, free_port, memory_limit, took_at_most
 
 # What no method may do differently. They take `name` from here.
 from test_deaths import (  # noqa: F401
@@ -733,6 +733,33 @@ def test_no_room_for_a_thread(spawn, name):
         tx.send(np.arange(3), 30)
         child.expect([0, 1, 2])
     child.end()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="not possible here: needs root for a memory limit")
+def test_past_the_memory_limit_of_the_receiver(spawn, name):
+    """The sender is told, and nobody is killed: not by a large tensor, nor by several."""
+    with memory_limit(160 * MIB) as procs:
+        child = spawn(
+            "import peers\n"
+            "with open(args[0], 'w') as f:\n"
+            "    f.write(str(os.getpid()))\n"
+            "peers.agent('receiver', args[1], {'max_bytes': 1 << 30})\n",
+            str(procs),
+            name,
+        )
+        assert child.answer() == "open"
+        with podipc.sender(name) as tx:
+            with pytest.raises(podipc.MemoryLimit, match="receiver's container has"):
+                tx.send(np.zeros(256 * MIB, "u1"), 30)
+            tx.send(payload.make(1, 0), 30)
+            tx.send(np.zeros(80 * MIB, "u1"), 30)
+            with pytest.raises(podipc.MemoryLimit, match="receiver's container has"):
+                tx.send(np.zeros(80 * MIB, "u1"), 30)
+            tx.send(payload.make(1, 1), 30)
+            assert tx.stats()["queued"] == 3
+            assert child.do("recv") == [1, 0]
+        child.do("close")
+        child.end()
 
 
 def test_a_sender_that_repeats_itself(served, port):
