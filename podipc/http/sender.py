@@ -231,6 +231,9 @@ class HttpSender(Endpoint):
             answer = connection.answer(deadline)
         except GONE:
             self._peer_died()
+        except CorruptSegment:
+            self._drop()
+            raise
         self._learn(connection, answer)
         return answer
 
@@ -251,6 +254,8 @@ class HttpSender(Endpoint):
                 f"this sender version {VERSION}: install the same podipc in both containers"
             )
         self._taken = number(fields, "Podipc-Taken", self._taken)
+        if asked == "join":  # not 0 if it knows us: only the connection was another one
+            self._acknowledged = self._taken + number(fields, "Podipc-Queued")
         self._free = number(fields, "Podipc-Free", self._free)
         self._limit = number(fields, "Podipc-Limit", self._limit)
         self._sequence = number(fields, "Podipc-Next", self._sequence)
@@ -341,6 +346,9 @@ class HttpSender(Endpoint):
                 self._learn(connection, answer)
         except GONE:
             self._note_death_unseen()
+        except CorruptSegment:
+            self._drop()
+            raise
         except Left:
             pass
 
@@ -365,10 +373,10 @@ class HttpSender(Endpoint):
         except GONE:
             self._drop()  # it was about to close, or had no room for one more connection
             return False
-        self._acknowledged = self._taken = 0
+        except CorruptSegment:
+            self._drop()
+            raise
         self._learn(connection, answer)
-        # Not 0 if it knows us: only the connection was another one.
-        self._acknowledged = self._taken + number(answer.fields, "Podipc-Queued")
         return True
 
     def _start(self, deadline: Deadline) -> bool:
@@ -457,10 +465,11 @@ class HttpSender(Endpoint):
         """See `podipc.Sender.stats`."""
         if self._pid == os.getpid() and not self._closed and self._lock.acquire(blocking=False):
             try:
-                self._look()
-                if self._connection is None:
-                    with contextlib.suppress(Timeout, Left):
-                        self._connect_once(Deadline(ANSWER_SECONDS))
+                # What is wrong there is for the next send to say.
+                with contextlib.suppress(PodipcError, Left):
+                    self._look()
+                    if self._connection is None:
+                        self._connect_once(Deadline(MOVE_SECONDS))
             finally:
                 self._lock.release()
         return {

@@ -428,6 +428,42 @@ def test_a_port_of_somebody_else(port):
             thread.join()
 
 
+@pytest.mark.parametrize(
+    ("said", "error"),
+    [
+        (b"nonsense\r\n\r\n", podipc.CorruptSegment),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", podipc.AddressInUse),
+        (b"HTTP/1.1 200 OK\r\nPodipc-Version: 9\r\n\r\n", podipc.VersionMismatch),
+        (b"", podipc.Timeout),
+    ],
+)
+def test_a_port_of_somebody_else_for_a_while(name, port, said, error):
+    """Looking does neither raise nor wait for it, sending says it, and it is not for ever."""
+
+    def talk():
+        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+            while True:
+                sock = stack.enter_context(listener.accept()[0])
+                sock.sendall(said)
+
+    with podipc.sender(name) as tx:
+        with socket.create_server(("127.0.0.1", port)) as listener:
+            thread = threading.Thread(target=talk)
+            thread.start()
+            tx.stats()
+            with pytest.raises(error):
+                tx.send(np.arange(3), 0.3)
+            tx.stats()
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
+        # One that has accepted and said nothing has died.
+        with contextlib.suppress(podipc.PeerDied, podipc.Timeout):
+            tx.send(np.arange(1), 0)
+        with podipc.receiver(name) as rx:
+            tx.send(np.arange(3), 30)
+            assert rx.recv(30).tolist() == [0, 1, 2]
+
+
 def test_wrong_path(port):
     with (
         podipc.receiver(f"http://127.0.0.1:{port}/a"),
