@@ -1,5 +1,6 @@
 """Lines of a log: taken apart, written as one line each, kept in files that stay whole."""
 
+import errno
 import json
 import logging
 import os
@@ -332,6 +333,19 @@ def test_symlinks_are_refused(place, tmp_path, name):
     with pytest.raises(OSError, match="symbolic"):
         opened(place)
     assert target.read_text() == "mine\n"
+
+
+def test_a_volume_without_locks(tmp_path, monkeypatch):
+    """Not taken for another agent's."""
+
+    def flock(fd, how):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("podipc.logs.files.fcntl.flock", flock)
+    with pytest.raises(OSError, match=r"no lock of a file \(No locks available\)") as caught:
+        opened(tmp_path / "logs")
+    assert caught.value.errno == errno.ENOLCK
+    assert not isinstance(caught.value, DirectoryInUse)
 
 
 # --- the application's side ---------------------------------------------------
