@@ -60,6 +60,8 @@ def sender(address: str, *, mode: int = 0o600, max_bytes: int | None = None) -> 
     ------
     AddressError
         The address or an option of it is not valid.
+    AddressInUse
+        What listens at the port of http is no receiver of podipc; `send` may find that out, too.
     NotFound
         The directory that the address names is not there: the volume is not mounted.
     NotPermitted

@@ -136,7 +136,9 @@ def _add_rm(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     )
     parser.set_defaults(run=_rm, parser=parser)
     parser.add_argument("names", nargs="*", metavar="NAME", help="as in shm://NAME")
-    parser.add_argument("--dead", action="store_true", help="all in which nobody lives")
+    parser.add_argument(
+        "--dead", action="store_true", help="all that a crash left and in which nobody lives"
+    )
 
 
 def _ls(options: argparse.Namespace) -> int:
@@ -186,7 +188,8 @@ def _rm(options: argparse.Namespace) -> int:
         raise Usage("name the channels to remove, or give --dead for all in which nobody lives")
     there = {channel.name: channel for channel in leftovers.channels(_place())}
     if options.dead:
-        chosen = [name for name, channel in there.items() if not channel.in_use]
+        # An empty directory may be anybody's.
+        chosen = [name for name, of in there.items() if of.dead and not of.in_use]
     else:
         chosen = [name.removeprefix("shm://") for name in options.names]
     code = OK

@@ -72,7 +72,8 @@ class Sender(Protocol):
             No receiver, or no room, within `timeout`. The text says which.
         PeerDied
             A receiver went away without closing; once for each. What it had not
-            taken stays queued for the next one. Call again to go on.
+            taken stays queued for the next one with shm and file; with the other
+            methods it is lost, also if the receiver closed. Call again to go on.
         UnsupportedTensor
             This dtype or this object cannot be sent.
         MemoryLimit

@@ -24,6 +24,8 @@ HEAD_SECONDS: Final = 10.0
 BODY_SECONDS: Final = 10.0
 """For a body, and then as long as it takes at 1 MiB/s."""
 LINGER_SECONDS: Final = 1.0
+PAUSE_SECONDS: Final = 0.05
+"""Until the next attempt when descriptors or threads have run out, perhaps for a moment."""
 
 
 class _Raw(io.RawIOBase):
@@ -124,12 +126,16 @@ class Handler(BaseHTTPRequestHandler):
         if self.busy or self.told:
             return  # it stands in the answer
         self.told = True
-        if goodbye := self.server.goodbye:
+        if goodbye := self.goodbye():
             with contextlib.suppress(OSError):
                 self.connection.setblocking(False)
                 self.connection.send(goodbye, socket.MSG_NOSIGNAL)
         with contextlib.suppress(OSError):
             self.connection.shutdown(socket.SHUT_RD)
+
+    def goodbye(self) -> bytes:
+        """What is sent by itself to who is connected when we close. With `changed` locked."""
+        return b""
 
     def log_message(self, format: str, *args: object) -> None:
         """A library does not write to stderr."""
@@ -211,8 +217,6 @@ class Server(ThreadingHTTPServer):
     block_on_close = False
     request_queue_size = 128
     max_connections = 256
-    goodbye = b""
-    """What is sent by itself to who is connected when we close."""
     turned_away = b""
     """What is sent to one connection more than `max_connections`."""
 
@@ -225,6 +229,7 @@ class Server(ThreadingHTTPServer):
     ) -> None:
         self.changed = changed
         self.handlers: set[Handler] = set()
+        self._connections = 0  # also those whose handler is not there yet
         if ":" in place[0]:
             self.address_family = socket.AF_INET6
         super().__init__(place, handler)
@@ -251,18 +256,33 @@ class Server(ThreadingHTTPServer):
             except OSError as error:
                 if self.closing or error.errno in {errno.EINVAL, errno.EBADF}:
                     return
-                time.sleep(0.05)  # out of descriptors, perhaps for a moment
+                time.sleep(PAUSE_SECONDS)
                 continue
-            if len(self.handlers) >= self.max_connections:
-                with contextlib.suppress(OSError):
-                    request.send(self.turned_away, socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT)
-                self.shutdown_request(request)
-            else:
-                try:
-                    self.process_request(request, peer)
-                except RuntimeError:  # no thread for it, perhaps for a moment
-                    self.shutdown_request(request)
-                    time.sleep(0.05)
+            if self._connections < self.max_connections and self._has_thread(request, peer):
+                continue
+            with contextlib.suppress(OSError):
+                request.send(self.turned_away, socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT)
+            self.shutdown_request(request)
+
+    def _has_thread(self, request: Any, peer: Any) -> bool:
+        """Start the thread of a connection; False if the container has no room for one."""
+        with self.changed:
+            self._connections += 1
+        try:
+            self.process_request(request, peer)
+        except (RuntimeError, MemoryError):
+            with self.changed:
+                self._connections -= 1
+            time.sleep(PAUSE_SECONDS)
+            return False
+        return True
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            with self.changed:
+                self._connections -= 1
 
     def say_goodbye(self, seconds: float) -> bool:
         """Once `closing` is true: whether all requests were answered within so many seconds."""

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -58,6 +59,36 @@ def eventually(condition: Callable[[], Any], what: str, patience: float = PATIEN
             return value
         assert time.monotonic() < deadline, f"still not so after {patience} s: {what}"
         time.sleep(0.005)
+
+
+@contextlib.contextmanager
+def memory_limit(limit: int) -> Iterator[Path]:
+    """A cgroup (v1 or v2) below ours with that limit: the file to write a PID to."""
+    import pytest
+
+    groups = dict(
+        line.split(":", 2)[1:] for line in Path("/proc/self/cgroup").read_text().splitlines()
+    )
+    if "memory" in groups:
+        parent = Path("/sys/fs/cgroup/memory" + groups["memory"])
+        limit_file = "memory.limit_in_bytes"
+    else:
+        parent = Path("/sys/fs/cgroup" + groups.get("", "/"))
+        limit_file = "memory.max"
+    group = parent / f"podipc-test-{uuid.uuid4().hex}"
+    try:
+        group.mkdir()
+    except OSError as e:
+        pytest.skip(f"not possible here: no control group can be made ({e})")
+    try:
+        try:
+            (group / limit_file).write_text(str(limit))
+        except OSError as e:
+            pytest.skip(f"not possible here: no memory limit can be set ({e})")
+        yield group / "cgroup.procs"
+    finally:
+        eventually(lambda: not (group / "cgroup.procs").read_text(), "the group is empty", 10)
+        group.rmdir()
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ connection to it. Every request is a POST to that path; what it is for stands in
 
 ==========  ===================================================================
 ``join``    here is a sender; answered with the limits of the receiver
-``room``    wait (``Podipc-Wait`` seconds) for ``Podipc-Need`` bytes of room
+``room``    wait (``Podipc-Wait`` ms) for ``Podipc-Need`` bytes of room
 ``tensor``  the body is a tensor's bytes; answered when it is queued
 ``bye``     the sender closes; a connection that ends without it has died
 ==========  ===================================================================

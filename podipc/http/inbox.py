@@ -98,7 +98,7 @@ class Inbox:
         return soon
 
     def room(self, who: str, need: int, wait: float) -> bool:
-        """Promise `need` bytes to that sender, once they are free."""
+        """Promise `need` bytes to that sender, if it is there, once they are free."""
         deadline = Deadline(wait)
         with self.changed:
             if who in self.peers:
@@ -106,13 +106,14 @@ class Inbox:
             while not self.closing:
                 soon = self._expire()
                 peer = self.peers.get(who)
+                if peer is None:
+                    return False  # nobody would ever give them back
                 if self.used + need <= self.max_bytes:
                     self.used += need
-                    if peer is not None:
-                        peer.reserved = need
-                        peer.promised_at = time.monotonic()
+                    peer.reserved = need
+                    peer.promised_at = time.monotonic()
                     return True
-                if deadline.passed or (peer is not None and peer.bye):
+                if deadline.passed or peer.bye:
                     return False
                 self.changed.wait(min(deadline.left(), soon))
             return False

@@ -8,6 +8,8 @@ import secrets
 import select
 import socket
 import threading
+import warnings
+from collections import deque
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
 
 import numpy as np
@@ -55,22 +57,24 @@ class HttpSender(Endpoint):
     """
 
     def __init__(self, address: "Address", max_bytes: int | None = None) -> None:
+        self._connection: Connection | None = None
+        self._wake = -1  # none, not yet or not any more
         super().__init__(address.text)
         self._where = (address.host, address.port)
         self._path = address.path
         self._max_bytes = max_bytes
         self._id = secrets.token_hex(8)
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._lock = threading.Lock()  # of all below
-        self._connection: Connection | None = None
+        self._lock = threading.Lock()  # of the connection and all below
         self._recovered = threading.Event()
         self._recovered.set()
         self._sequence = 0
         self._limit = 0  # the largest tensor that the receiver takes
         self._free = 0  # what room it had, as far as we know
-        self._unreported = 0  # deaths
+        self._unreported: deque[str] = deque()  # receivers that died, or left with tensors
         self._died = 0
         self._lost = 0
+        self._unread = 0  # of those lost: with a receiver that closed in order
         self._messages = self._bytes = 0
         self._acknowledged = self._taken = 0  # of this connection's receiver
         # A receiver that waits is to know of us before the first tensor.
@@ -178,6 +182,8 @@ class HttpSender(Endpoint):
         self._acknowledged += 1
         self._messages += 1
         self._bytes += len(data)
+        if answer.bye:
+            self._note_left()
         return True
 
     # --- requests --------------------------------------------------------
@@ -225,12 +231,15 @@ class HttpSender(Endpoint):
             answer = connection.answer(deadline)
         except GONE:
             self._peer_died()
+        except CorruptSegment:
+            self._drop()
+            raise
         self._learn(connection, answer)
         return answer
 
     def _learn(self, connection: Connection, answer: Answer) -> None:
         """What every answer says; raises what it means if it is no success."""
-        connection.awaited = ""
+        asked, connection.awaited = connection.awaited, ""
         fields = answer.fields
         if "Podipc-Version" not in fields:
             self._drop()
@@ -245,13 +254,17 @@ class HttpSender(Endpoint):
                 f"this sender version {VERSION}: install the same podipc in both containers"
             )
         self._taken = number(fields, "Podipc-Taken", self._taken)
+        if asked == "join":  # not 0 if it knows us: only the connection was another one
+            self._acknowledged = self._taken + number(fields, "Podipc-Queued")
         self._free = number(fields, "Podipc-Free", self._free)
         self._limit = number(fields, "Podipc-Limit", self._limit)
         self._sequence = number(fields, "Podipc-Next", self._sequence)
         if answer.bye:
             self._drop()
-            if answer.code != 200:
-                raise Left
+            if asked == "tensor" and answer.code == 200:
+                return  # queued, and then left like those before: see _post
+            self._note_left()
+            raise Left
         if answer.code in {200, 503}:
             return
         self._drop()
@@ -280,7 +293,28 @@ class HttpSender(Endpoint):
     def _note_death(self) -> None:
         self._drop()
         self._died += 1
-        self._lost += self._acknowledged - self._taken
+        self._lost += self._untaken()
+
+    def _note_left(self) -> None:
+        """The receiver has closed in order; what it has not taken is lost all the same."""
+        sent, untaken = self._acknowledged, self._untaken()
+        self._lost += untaken
+        self._unread += untaken
+        if untaken:
+            self._unreported.append(
+                f"the receiver of {self._address} closed without taking the last {untaken} of "
+                f"{sent} tensors sent to it; http keeps no copy of them"
+            )
+
+    def _untaken(self) -> int:
+        """How many of a receiver that has gone are lost, as far as it has told; forgets it."""
+        untaken = max(0, self._acknowledged - self._taken)
+        self._acknowledged = self._taken = 0
+        return untaken
+
+    def _note_death_unseen(self) -> None:
+        self._note_death()
+        self._unreported.append(f"the receiver of {self._address} died without closing")
 
     def _peer_died(self) -> NoReturn:
         self._note_death()
@@ -293,8 +327,7 @@ class HttpSender(Endpoint):
         """A joined connection with no answer outstanding."""
         self._look()
         if self._unreported:
-            self._unreported -= 1
-            raise PeerDied(f"the receiver of {self._address} died without closing")
+            raise PeerDied(self._unreported.popleft())
         while self._connection is None:
             if not self._connect_once(deadline):
                 self._pause(deadline)
@@ -312,8 +345,10 @@ class HttpSender(Endpoint):
             while (answer := connection.poll_answer()) is not None:
                 self._learn(connection, answer)
         except GONE:
-            self._note_death()
-            self._unreported += 1
+            self._note_death_unseen()
+        except CorruptSegment:
+            self._drop()
+            raise
         except Left:
             pass
 
@@ -338,7 +373,9 @@ class HttpSender(Endpoint):
         except GONE:
             self._drop()  # it was about to close, or had no room for one more connection
             return False
-        self._acknowledged = self._taken = 0
+        except CorruptSegment:
+            self._drop()
+            raise
         self._learn(connection, answer)
         return True
 
@@ -390,8 +427,7 @@ class HttpSender(Endpoint):
                 old.close()
             else:
                 self._connection = old
-                self._note_death()
-                self._unreported += 1
+                self._note_death_unseen()
         finally:
             self._recovered.set()
 
@@ -429,10 +465,11 @@ class HttpSender(Endpoint):
         """See `podipc.Sender.stats`."""
         if self._pid == os.getpid() and not self._closed and self._lock.acquire(blocking=False):
             try:
-                self._look()
-                if self._connection is None:
-                    with contextlib.suppress(Timeout, Left):
-                        self._connect_once(Deadline(ANSWER_SECONDS))
+                # What is wrong there is for the next send to say.
+                with contextlib.suppress(PodipcError, Left):
+                    self._look()
+                    if self._connection is None:
+                        self._connect_once(Deadline(MOVE_SECONDS))
             finally:
                 self._lock.release()
         return {
@@ -459,12 +496,20 @@ class HttpSender(Endpoint):
         os.eventfd_write(self._wake, 1)
         with self._lock:
             with contextlib.suppress(Exception):
+                self._look()
                 self._say_goodbye()
             self._drop()
-            os.close(self._wake)
+            self._close_wake()
+            unread, self._unread = self._unread, 0
+        if unread:
+            warnings.warn(
+                f"{unread} tensors sent to {self._address} will reach nobody: their receivers left "
+                "without taking them, and http keeps no copy",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
     def _say_goodbye(self) -> None:
-        self._settle()
         if self._connection is None:
             return
         deadline = Deadline(ANSWER_SECONDS)
@@ -482,7 +527,12 @@ class HttpSender(Endpoint):
     def _forget_sockets(self) -> None:
         if self._connection is not None:
             self._connection.close()
-        os.close(self._wake)
+        self._close_wake()
+
+    def _close_wake(self) -> None:
+        wake, self._wake = self._wake, -1
+        if wake >= 0:  # else its number may be somebody else's by now
+            os.close(wake)
 
     def __enter__(self) -> Self:
         """Return the sender itself."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from podipc import web
-from podipc._core import CorruptSegment
+from podipc._core import CorruptSegment, limits
 from podipc.deadline import Deadline
 from podipc.http.inbox import Inbox
 from podipc.http.wire import VERSION, Described, array_over, number
@@ -15,12 +15,8 @@ if TYPE_CHECKING:
     from podipc.address import Address
 
 ROOM_SECONDS: Final = 10.0
-
-_GOODBYE: Final = (
-    "HTTP/1.1 503 Service Unavailable\r\n"
-    f"Podipc-Version: {VERSION}\r\nPodipc-Bye: closed\r\n"
-    "Connection: close\r\nContent-Length: 0\r\n\r\n"
-).encode()
+LOOK_FROM: Final = 1 << 20
+"""Bytes of a tensor for which it is looked how much memory is left."""
 
 
 class Handler(web.Handler):
@@ -45,12 +41,12 @@ class Handler(web.Handler):
         body = f"{text}\n".encode() if text else b""
         self.send_response_only(code)
         self.send_header("Podipc-Version", VERSION)
-        for name, value in (fields or {}).items():
-            self.send_header(f"Podipc-{name}", str(value))
         with self.inbox.changed:
             if self.inbox.closing:
-                self.send_header("Podipc-Bye", "closed")
+                fields = {**(fields or {}), "Taken": self._taken(), "Bye": "closed"}
                 self.close_connection = self.told = True
+        for name, value in (fields or {}).items():
+            self.send_header(f"Podipc-{name}", str(value))
         if self.close_connection:
             self.send_header("Connection", "close")
         if body:
@@ -59,6 +55,17 @@ class Handler(web.Handler):
         self.end_headers()
         if body and self.command != "HEAD":
             self.wfile.write(body)
+
+    def _taken(self) -> int:
+        peer = self.inbox.peers.get(self.who)
+        return peer.taken if peer else 0
+
+    def goodbye(self) -> bytes:
+        return (
+            "HTTP/1.1 503 Service Unavailable\r\n"
+            f"Podipc-Version: {VERSION}\r\nPodipc-Taken: {self._taken()}\r\n"
+            "Podipc-Bye: closed\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+        ).encode()
 
     def _method_not_allowed(self) -> None:
         self.refuse(405, "podipc receives tensors by POST")
@@ -96,7 +103,7 @@ class Handler(web.Handler):
             sequence = self.inbox.join(who, number(self.headers, "Podipc-Sequence"))
             self.who = who
             self._ok(Limit=self.inbox.max_bytes, Next=sequence)
-        elif what == "room" and who == self.who:
+        elif what == "room" and who and who == self.who:
             self._room(number(self.headers, "Podipc-Need"))
         elif what == "bye":
             self.inbox.bye(who)
@@ -109,8 +116,9 @@ class Handler(web.Handler):
         with inbox.changed:
             free = max(0, inbox.max_bytes - inbox.used)
             peer = inbox.peers.get(self.who)
-            taken = peer.taken if peer else 0
-        self._answer(200, fields={"Free": free, "Taken": taken, **fields})
+            queued, taken = (peer.queued, peer.taken) if peer else (0, 0)
+        fields = {"Free": free, "Queued": queued, "Taken": taken, **fields}
+        self._answer(200, fields=fields)
 
     def _room(self, need: int) -> None:
         if need > self.inbox.max_bytes:
@@ -162,12 +170,13 @@ class Handler(web.Handler):
     def _take_in(self, described: Described) -> None:
         queued = False
         try:
+            _look_at_memory(described.nbytes)
             array = self._read_body(described)
             # A sender that has given up has closed the connection before it said so.
             if array is not None and self._still_there():
                 queued = self.inbox.put(array, self.who)
-        except MemoryError:
-            self.refuse(507, f"no memory for a tensor of {described.nbytes} bytes")
+        except MemoryError as error:
+            self.refuse(507, f"no memory for a tensor of {described.nbytes} bytes: {error}")
             return
         finally:
             if not queued:
@@ -201,9 +210,17 @@ class Handler(web.Handler):
             return False
 
 
-class Server(web.Server):
-    goodbye = _GOODBYE
+def _look_at_memory(need: int) -> None:
+    """Raise MemoryError where the kernel would kill us for what we are about to fill."""
+    have = limits()["memory_available"] if need >= LOOK_FROM else need
+    if have < need:
+        raise MemoryError(
+            f"the receiver's container has {have} bytes left; raise its memory limit in the Pod's "
+            "manifest, or let go of tensors there"
+        )
 
+
+class Server(web.Server):
     def __init__(self, address: "Address", inbox: Inbox) -> None:
         self.inbox = inbox
         self.path = address.path

@@ -20,7 +20,8 @@ MAX_LINES: Final = 10_000
 LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 _SAME: Final = {"TRACE": "DEBUG", "WARN": "WARNING", "ERR": "ERROR", "FATAL": "CRITICAL"}
 _LEADING: Final = re.compile(r"\s*[\[<(]?([A-Za-z]{3,8})(?=[\]>):\s]|$)")
-_LEVEL: Final = re.compile(r"[A-Za-z0-9][\w .+-]{0,31}")
+LEVEL: Final = re.compile(r"[A-Za-z0-9][\w .+-]{0,31}")
+"""What an application may call a level."""
 _LAST_SECOND: Final = 253402300799
 
 
@@ -140,7 +141,7 @@ def _of_object(value: Any, where: str, now: float) -> Entry:
 
 
 def _level(value: Any, where: str) -> str:
-    if not (isinstance(value, str) and _LEVEL.fullmatch(value)):
+    if not (isinstance(value, str) and LEVEL.fullmatch(value)):
         raise Refused(400, f"{where}: level: expected {', '.join(LEVELS)}, not {_short(value)}")
     return _SAME.get(value.upper(), value.upper())
 

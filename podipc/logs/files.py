@@ -181,9 +181,17 @@ def _locked(directory: str) -> int:
     lock = os.open(path, flags, 0o644)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         os.close(lock)
         raise DirectoryInUse(
             errno.EBUSY, "another agent keeps its lines there; give each its own", directory
+        ) from None
+    except OSError as error:
+        os.close(lock)
+        raise OSError(
+            error.errno,
+            f"this volume gives no lock of a file ({error.strerror}); keep the lines on another "
+            "one, for example an emptyDir",
+            directory,
         ) from None
     return lock

@@ -4,6 +4,8 @@ import json
 import logging
 from typing import Any, Final
 
+from podipc.logs.entries import LEVEL, LEVELS
+
 MAX_TEXT: Final = 32 << 10
 """Characters of a message, and of a traceback."""
 MAX_FIELD: Final = 1000
@@ -26,6 +28,9 @@ def encode(record: logging.LogRecord, formatter: logging.Formatter | None) -> by
         "level": record.levelname,
         "logger": record.name,
     }
+    if not LEVEL.fullmatch(name := str(record.levelname)):  # one in colours, for example
+        line["level"] = _standard(record.levelno)
+        line["levelname"] = _cut(name, MAX_FIELD)
     if formatter is not None:
         line["message"] = _cut(formatter.format(record), MAX_TEXT)
     else:
@@ -40,6 +45,12 @@ def encode(record: logging.LogRecord, formatter: logging.Formatter | None) -> by
     for name, value in extra[:MAX_FIELDS]:
         line[f"extra_{name}" if name in _TAKEN or name in line else name] = _field(value)
     return _encoded(line)
+
+
+def _standard(number: int) -> str:
+    """The name of the highest standard level that is not above this one."""
+    steps = number // 10 if isinstance(number, int) else 2
+    return LEVELS[min(max(steps, 1), len(LEVELS)) - 1]
 
 
 def report(level: str, message: str, now: float) -> bytes:

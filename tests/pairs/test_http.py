@@ -1,5 +1,6 @@
 """HTTP to a sidecar: what holds for shm holds here too; and what a server must not fall for."""
 
+import contextlib
 import http.client
 import os
 import random
@@ -14,7 +15,7 @@ import payload
 import peers
 import pytest
 from hypothesis import given, settings
-from support import Failed, eventually, free_port, took_at_most
+from support import Failed, eventually, free_port, memory_limit, took_at_most
 
 # What no method may do differently. They take `name` from here.
 from test_deaths import (  # noqa: F401
@@ -347,6 +348,40 @@ def test_closed_receiver_is_not_dead(name):
         assert tx.stats()["peers_died"] == 0
 
 
+def test_what_a_closing_receiver_left_is_said(name):
+    """By the next send, in the counters, and at the end."""
+    tx = podipc.sender(name)
+    with podipc.receiver(name) as rx:
+        for number in range(3):
+            tx.send(payload.make(1, number), 30)
+        assert payload.check(rx.recv(30)) == (1, 0)
+    eventually(lambda: tx.stats()["peers"] == 0, "it has left")
+    assert (tx.stats()["queued"], tx.stats()["lost_taken"], tx.stats()["peers_died"]) == (0, 2, 0)
+    with podipc.receiver(name) as rx:
+        with pytest.raises(podipc.PeerDied, match="closed without taking the last 2 of 3 tensors"):
+            tx.send(payload.make(1, 3), 30)
+        tx.send(payload.make(1, 4), 30)
+        assert payload.check(rx.recv(30)) == (1, 4)
+        tx.send(payload.make(1, 5), 30)
+    with pytest.warns(RuntimeWarning, match="3 tensors sent to .* will reach nobody"):
+        tx.close()
+    assert tx.stats()["lost_taken"] == 3
+
+
+def test_a_connection_of_its_own_is_not_another_receiver(name):
+    """After a send that was taken back, what the same receiver holds is still known."""
+    with podipc.receiver(name, max_bytes=MIB) as rx, podipc.sender(name) as tx:
+        for number in range(3):
+            tx.send(payload.make(1, number), 30)
+        rx.recv(30)
+        tx._connection.close()  # as after a refusal
+        tx._connection = None
+        tx.send(payload.make(1, 3), 30)
+        assert tx.stats()["queued"] == 3
+        for number in range(1, 4):
+            assert payload.check(rx.recv(30)) == (1, number)
+
+
 def test_stopped_receiver(spawn, name):
     """Timeout, not PeerDied; nothing of what timed out is delivered; then it goes on."""
     child = agent(spawn, "receiver", name)
@@ -393,6 +428,42 @@ def test_a_port_of_somebody_else(port):
             thread.join()
 
 
+@pytest.mark.parametrize(
+    ("said", "error"),
+    [
+        (b"nonsense\r\n\r\n", podipc.CorruptSegment),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", podipc.AddressInUse),
+        (b"HTTP/1.1 200 OK\r\nPodipc-Version: 9\r\n\r\n", podipc.VersionMismatch),
+        (b"", podipc.Timeout),
+    ],
+)
+def test_a_port_of_somebody_else_for_a_while(name, port, said, error):
+    """Looking does neither raise nor wait for it, sending says it, and it is not for ever."""
+
+    def talk():
+        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+            while True:
+                sock = stack.enter_context(listener.accept()[0])
+                sock.sendall(said)
+
+    with podipc.sender(name) as tx:
+        with socket.create_server(("127.0.0.1", port)) as listener:
+            thread = threading.Thread(target=talk)
+            thread.start()
+            tx.stats()
+            with pytest.raises(error):
+                tx.send(np.arange(3), 0.3)
+            tx.stats()
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
+        # One that has accepted and said nothing has died.
+        with contextlib.suppress(podipc.PeerDied, podipc.Timeout):
+            tx.send(np.arange(1), 0)
+        with podipc.receiver(name) as rx:
+            tx.send(np.arange(3), 30)
+            assert rx.recv(30).tolist() == [0, 1, 2]
+
+
 def test_wrong_path(port):
     with (
         podipc.receiver(f"http://127.0.0.1:{port}/a"),
@@ -421,6 +492,28 @@ def test_a_handle_in_a_forked_child(name):
         assert os.waitpid(pid, 0)[1] == 0
         tx.send(payload.make(1, 0), 30)
         assert payload.check(rx.recv(30)) == (1, 0)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_closed_handle_takes_nothing_from_a_forked_child(name):
+    """The number of its descriptor is somebody else's by then."""
+    tx = podipc.sender(name)
+    tx.close()
+    ends = os.pipe()
+    try:
+        pid = os.fork()
+        if pid == 0:
+            try:
+                for fd in ends:
+                    os.fstat(fd)
+                os._exit(0)
+            finally:
+                os._exit(1)
+        assert os.waitpid(pid, 0)[1] == 0
+    finally:
+        for fd in ends:
+            os.close(fd)
+    tx.close()
 
 
 def test_sigpipe_at_its_default(spawn, name):
@@ -510,6 +603,24 @@ def test_refused(served, port, status, fields, what):
     assert (got, what in text) == (status, True), text
     with pytest.raises(podipc.Timeout):
         served.recv(0)
+    assert served.stats()["reserved"] == 0
+
+
+def test_room_for_nobody(served, port):
+    """Only who has joined is promised room: what a stranger was promised nobody gives back."""
+    fields = {"Podipc-Do": "room", "Podipc-Need": str(MIB)}
+    assert post(port, fields, b"")[0] == 400
+    who = {"Podipc-Sender": "me"}
+    assert post(port, {**fields, **who}, b"")[0] == 400
+    # Nor is who joined and has left since, by another connection.
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=30)) as mine:
+        mine.request("POST", "/frames", b"", {"Podipc-Do": "join", **who})
+        mine.getresponse().read()
+        assert post(port, {"Podipc-Do": "bye", **who}, b"")[0] == 200
+        with pytest.raises(podipc.Closed):
+            served.recv(30)
+        mine.request("POST", "/frames", b"", {**fields, **who})
+        assert mine.getresponse().status == 503
     assert served.stats()["reserved"] == 0
 
 
@@ -609,6 +720,82 @@ def test_many_connections(served, port):
             return False
 
     eventually(works, "it serves again")
+
+
+def test_many_connections_at_once(name, port, monkeypatch):
+    """They count from the moment on that they are accepted, not once their threads run."""
+    from podipc import web
+
+    go, setup = threading.Event(), web.Handler.setup
+
+    def slow(self):
+        go.wait(30)
+        setup(self)
+
+    monkeypatch.setattr(web.Handler, "setup", slow)
+    monkeypatch.setattr(web.Server, "max_connections", 2)
+    with podipc.receiver(name), contextlib.ExitStack() as stack:
+        sockets = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", port), 30)) for _ in range(5)
+        ]
+        try:
+            for sock in sockets[2:]:
+                assert sock.recv(1) == b""
+        finally:
+            go.set()
+
+
+def test_no_room_for_a_thread(spawn, name):
+    """As with a limit of pids: it is deaf for as long as that lasts, and not for ever."""
+    child = spawn(
+        "import resource, threading\n"
+        "rx = podipc.receiver(args[0])\n"
+        "pages = int(open('/proc/self/statm').read().split()[0])\n"
+        "threading.stack_size(1 << 30)\n"
+        "limit = pages * os.sysconf('SC_PAGESIZE') + (256 << 20)\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (limit, -1))\n"
+        "say('open')\n"
+        "hear()\n"
+        "threading.stack_size(0)\n"
+        "say(rx.recv(30).tolist())\n"
+        "rx.close()\n",
+        name,
+    )
+    child.expect("open")
+    with podipc.sender(name) as tx:
+        with pytest.raises(podipc.Timeout):
+            tx.send(np.arange(3), 0.3)
+        child.tell("go")
+        tx.send(np.arange(3), 30)
+        child.expect([0, 1, 2])
+    child.end()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="not possible here: needs root for a memory limit")
+def test_past_the_memory_limit_of_the_receiver(spawn, name):
+    """The sender is told, and nobody is killed: not by a large tensor, nor by several."""
+    with memory_limit(160 * MIB) as procs:
+        child = spawn(
+            "import peers\n"
+            "with open(args[0], 'w') as f:\n"
+            "    f.write(str(os.getpid()))\n"
+            "peers.agent('receiver', args[1], {'max_bytes': 1 << 30})\n",
+            str(procs),
+            name,
+        )
+        assert child.answer() == "open"
+        with podipc.sender(name) as tx:
+            with pytest.raises(podipc.MemoryLimit, match="receiver's container has"):
+                tx.send(np.zeros(256 * MIB, "u1"), 30)
+            tx.send(payload.make(1, 0), 30)
+            tx.send(np.zeros(80 * MIB, "u1"), 30)
+            with pytest.raises(podipc.MemoryLimit, match="receiver's container has"):
+                tx.send(np.zeros(80 * MIB, "u1"), 30)
+            tx.send(payload.make(1, 1), 30)
+            assert tx.stats()["queued"] == 3
+            assert child.do("recv") == [1, 0]
+        child.do("close")
+        child.end()
 
 
 def test_a_sender_that_repeats_itself(served, port):

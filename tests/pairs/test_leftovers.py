@@ -84,6 +84,22 @@ def test_remove_all_that_is_dead(crashed, capsys):
         assert [c.name for c in leftovers.channels()] == ["alive"]
 
 
+def test_directories_that_are_no_channels_are_not_dead(podipc_dir, crashed, capsys):
+    """Of a PODIPC_DIR that has other things in it, too: they go only by their name."""
+    crashed("frames")
+    (podipc_dir / "empty").mkdir()
+    (podipc_dir / "full" / "notes").mkdir(parents=True)
+    try:
+        assert main(["rm", "--dead"]) == 0
+        assert capsys.readouterr().out == "removed frames (2 left behind)\n"
+        assert sorted(os.listdir(podipc_dir)) == ["empty", "full"]
+        assert main(["rm", "empty"]) == 0
+        assert main(["rm", "full"]) == 1
+    finally:
+        (podipc_dir / "full" / "notes").rmdir()
+    assert main(["rm", "full"]) == 0
+
+
 def test_the_living_are_not_removed(capsys):
     with podipc.receiver("frames") as rx, podipc.sender("frames") as tx:
         assert main(["rm", "frames"]) == 1

@@ -1,5 +1,6 @@
 """Lines of a log: taken apart, written as one line each, kept in files that stay whole."""
 
+import errno
 import json
 import logging
 import os
@@ -335,6 +336,19 @@ def test_symlinks_are_refused(place, tmp_path, name):
     assert target.read_text() == "mine\n"
 
 
+def test_a_volume_without_locks(tmp_path, monkeypatch):
+    """Not taken for another agent's."""
+
+    def flock(fd, how):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("podipc.logs.files.fcntl.flock", flock)
+    with pytest.raises(OSError, match=r"no lock of a file \(No locks available\)") as caught:
+        opened(tmp_path / "logs")
+    assert caught.value.errno == errno.ENOLCK
+    assert not isinstance(caught.value, DirectoryInUse)
+
+
 # --- the application's side ---------------------------------------------------
 
 
@@ -352,6 +366,24 @@ def test_records():
     assert encoded(value=float("nan"))["value"] == "nan"
     formatter = logging.Formatter("<%(message)s>")
     assert encoded(formatter)["message"] == "<m>"
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "level"),
+    [
+        ("\033[33mWARNING\033[0m", 30, "WARNING"),
+        ("\u26a0", 35, "WARNING"),
+        ("", 5, "DEBUG"),
+        ("(fatal)", 99, "CRITICAL"),
+        ("", "", "INFO"),
+    ],
+)
+def test_names_of_levels_that_an_agent_refuses(name, number, level):
+    """Such a line is not lost: it has the standard level, and the name beside it."""
+    record = logging.makeLogRecord({"msg": "m", "name": "n", "levelname": name, "levelno": number})
+    (entry,) = parse(LINES, encode(record, None), NOW)
+    assert (entry.level, entry.message) == (level, "m")
+    assert entry.fields["levelname"] == name
 
 
 def test_records_with_tracebacks():
@@ -469,6 +501,7 @@ def test_waiting_for_room():
     ("words", "text"),
     [
         (["--port", "70000"], "not a port"),
+        (["--port", "00000000099999999"], "not a port"),
         (["--max-body", "12"], "from 1K"),
         (["--max-bytes", "1M"], "--directory"),
         (["--keep", "3"], "--directory"),

@@ -67,9 +67,10 @@ def test_sdist_has_all_that_is_needed_to_build_and_test(built):
     tree, sdist, _ = built
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    wanted = files_of(tree, "podipc", "csrc", "third_party", "tests", "k8s")
+    wanted = files_of(tree, "podipc", "csrc", "third_party", "tests", "k8s", "notebooks", ".ci")
     wanted -= {name for name in wanted if "egg-info" in name}
     wanted |= {"README.md", "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md", "setup.py"}
+    wanted |= {".clang-format", ".pre-commit-config.yaml"}  # of which tests speak
     assert not wanted - names
     assert not [name for name in names if name.endswith((".so", ".o", ".pyc"))]
 

@@ -9,12 +9,11 @@ import socket
 import stat
 import textwrap
 import time
-import uuid
 from pathlib import Path
 
 import numpy as np
 import pytest
-from support import PATIENCE, eventually, took_at_most, unique_name
+from support import PATIENCE, eventually, memory_limit, took_at_most, unique_name
 
 import podipc
 
@@ -493,34 +492,6 @@ def test_more_than_the_machine_has_is_an_exception(name, anonymous):
     if anonymous:
         assert isinstance(caught.value, MemoryError)
         assert "resources.limits.memory" in str(caught.value)
-
-
-@contextlib.contextmanager
-def memory_limit(limit):
-    """A cgroup (v1 or v2) below ours with that limit: the file to write a PID to."""
-    groups = dict(
-        line.split(":", 2)[1:] for line in Path("/proc/self/cgroup").read_text().splitlines()
-    )
-    if "memory" in groups:
-        parent = Path("/sys/fs/cgroup/memory" + groups["memory"])
-        limit_file = "memory.limit_in_bytes"
-    else:
-        parent = Path("/sys/fs/cgroup" + groups.get("", "/"))
-        limit_file = "memory.max"
-    group = parent / f"podipc-test-{uuid.uuid4().hex}"
-    try:
-        group.mkdir()
-    except OSError as e:
-        pytest.skip(f"not possible here: no control group can be made ({e})")
-    try:
-        try:
-            (group / limit_file).write_text(str(limit))
-        except OSError as e:
-            pytest.skip(f"not possible here: no memory limit can be set ({e})")
-        yield group / "cgroup.procs"
-    finally:
-        eventually(lambda: not (group / "cgroup.procs").read_text(), "the group is empty", 10)
-        group.rmdir()
 
 
 @needs_root
