@@ -39,6 +39,7 @@ static int set_mode(const char *path, mode_t mode)
         rc = pdi_set_directory_mode(path, mode & ~(mode_t)MADE_HERE);
     return rc;
 }
+
 /* Bytes of what is added to a directory's name while it is being made. */
 enum { MAKING = sizeof ".new0123456789abcdef" - 1 };
 
