@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from podipc import console
-from podipc.lab import table
+from podipc.lab import spoken, table
 from podipc.lab.change import Change, change
 from podipc.lab.results import Results, Row
 
@@ -89,8 +89,8 @@ def _cells(a: Row, b: Row) -> str | None:
 def _three(found: Cell | None, text: Callable[[float], str], first: int = 8) -> str:
     if found is None:
         return f"{'-':>{first}}{'-':>8}{'-':>8} "
-    ratio = f"{found.ratio:.2f}" if found.ratio < 9.95 else f"{found.ratio:.3g}"
-    return f"{text(found.ours):>{first}}{text(found.theirs):>8}{ratio:>8}{found.mark}"
+    times = spoken.ratio(found.ratio)
+    return f"{text(found.ours):>{first}}{text(found.theirs):>8}{times:>8}{found.mark}"
 
 
 def _summary(ours: dict[Key, Row], theirs: dict[Key, Row], common: Iterable[Key]) -> list[str]:

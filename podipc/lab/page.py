@@ -15,7 +15,7 @@ from pathlib import Path
 
 import podipc
 from podipc import console
-from podipc.lab import display, table
+from podipc.lab import display, spoken, table
 from podipc.lab.change import Change, changes
 from podipc.lab.plots import data, svg
 from podipc.lab.results import Results, Row
@@ -204,7 +204,7 @@ def _compared(trip: Change | None, stream: Change | None) -> tuple[list[Cell], l
 def _change(changed: Change | None) -> Cell:
     if changed is None:
         return Cell("", None)
-    return Cell(f"×{changed.ratio:.2f}, {changed.verdict}", changed.ratio)
+    return Cell(f"×{spoken.ratio(changed.ratio)}, {changed.verdict}", changed.ratio)
 
 
 # How it was measured

@@ -15,6 +15,13 @@ def rate(bytes_per_s: float) -> str:
     return _spaced(table.rate(bytes_per_s)).replace("K", "k") + "B/s"
 
 
+def ratio(value: float) -> str:
+    """Of two runs: 0.0042, 0.55, 1.23, 97, 1,234; never 0.00 for what is only small."""
+    if value < 0.095:
+        return f"{value:.2g}"
+    return f"{value:.2f}" if value < 9.95 else f"{value:,.0f}"
+
+
 def time_tick(ns: float) -> str:
     """10 µs, 1 ms; for the ticks of an axis."""
     for unit, scale in (("ns", 1.0), ("µs", 1e3), ("ms", 1e6)):

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from podipc import console
-from podipc.lab import change, table
+from podipc.lab import change, spoken, table
 from podipc.lab.plots import data, style
 from podipc.lab.plots.sheet import TICK, Sheet, short
 from podipc.lab.results import Results
@@ -74,7 +74,7 @@ def _named(results: Results) -> bool:
 
 def _cell(sheet: Sheet, place: tuple[int, int], changed: change.Change) -> None:
     row, column = place
-    text = f"×{changed.ratio:.2f}" if changed.ratio < 9.95 else f"×{changed.ratio:.0f}"
+    text = f"×{spoken.ratio(changed.ratio)}"
     colour, weight = sheet.theme.muted, "normal"
     if changed.exceeds_noise:
         strength = 0.25 + 0.6 * min(1.0, abs(math.log2(changed.ratio)) / 2)
