@@ -303,6 +303,8 @@ def _row(found: dict[str, Any]) -> Row:
         _numbers(r, ("n", "sent"), whole=True)
         _numbers(r, ("p50_ns", "p99_ns", "ask_cpu_ns", "answer_cpu_ns"))
         _numbers(r, ("cold_ns", "bytes_per_s"), or_none=True)
+        if r.n and not r.p50_ns:
+            raise ValueError("round trips with a median of 0 ns")
     _numbers(row, ("size", "checked_whole", "checked_sampled"), whole=True)
     for name in ("method", "kind"):
         if not isinstance(getattr(row, name), str):

@@ -120,6 +120,23 @@ def test_one_size(results, name):
 
 
 @pytest.mark.parametrize("name", SINGLE)
+def test_a_tensor_without_elements_has_its_place(results, name):
+    """In a file of real tensors there may be one."""
+    there = copy.deepcopy(results)
+    for row in there.rows:
+        row.size = 0 if row.size == 64 else row.size
+    figure = plots.draw(name, there)
+    check_layout(figure)
+    (ax,) = figure.axes
+    if name in ("latency", "throughput"):
+        assert {"0 B", "4 KiB", "1 MiB"} <= {label.get_text() for label in ax.get_xticklabels()}
+    for row in there.rows:
+        row.size = 0
+    if name not in ("crossover", "cpu"):  # in bytes there is nothing of it
+        check_layout(plots.draw(name, there))
+
+
+@pytest.mark.parametrize("name", SINGLE)
 def test_what_was_not_measured_is_not_drawn(results, name):
     holes = copy.deepcopy(results)
     for row in holes.rows:

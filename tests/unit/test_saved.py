@@ -1,6 +1,7 @@
 """Results saved in three formats and loaded again, and as a notebook shows them."""
 
 import csv
+import dataclasses
 import html.parser
 import os
 import stat
@@ -10,7 +11,7 @@ import pytest
 from support import ROOT
 
 from podipc.lab import display, files
-from podipc.lab.results import COLUMNS, Results, ResultsError, Row
+from podipc.lab.results import COLUMNS, Repetition, Results, ResultsError, Row
 
 SUFFIXES = [".json", ".csv", ".parquet"]
 
@@ -131,11 +132,10 @@ def test_parquet_of_somebody_else(tmp_path):
         ("times_ns", [float("nan")] * 104),
         ("repetitions", []),
         ("repetitions", [{}]),
+        ("repetitions", [dataclasses.asdict(Repetition(1, 5, 0, 9, 0, None, 0, 0))]),
     ],
 )
 def test_a_row_is_checked(results, field, value):
-    import dataclasses
-
     found = {"format": "podipc-results", "version": 1, "about": {}}
     found["rows"] = [dataclasses.asdict(results.rows[0]) | {field: value}]
     with pytest.raises(ResultsError, match="does not have the fields of one"):

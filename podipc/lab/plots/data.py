@@ -45,7 +45,7 @@ def cpu_per_gb(row: Row, side: str = "both") -> float | None:
     for r in row.repetitions:
         spent = {"ask": r.ask_cpu_ns, "answer": r.answer_cpu_ns}
         spent["both"] = sum(spent.values())
-        if r.sent and spent["both"]:
+        if r.sent and row.size and spent["both"]:
             found.append(spent[side] / (r.sent * row.size))
     return statistics.median(found) if found else None
 

@@ -132,9 +132,14 @@ class Sheet:
     def size_axis(self, sizes: Iterable[int]) -> None:
         """Bytes along x, a tick a size."""
         ordered = sorted(set(sizes))
-        self.ax.set_xscale("log", base=2)
         beyond = max(1.02, (ordered[-1] / max(1, ordered[0])) ** 0.025)
-        self.ax.set_xlim(ordered[0] / beyond, ordered[-1] * beyond)
+        if ordered[0] > 0:
+            self.ax.set_xscale("log", base=2)
+            self.ax.set_xlim(ordered[0] / beyond, ordered[-1] * beyond)
+        else:  # a tensor without elements, which a logarithm has no place for
+            least = min(ordered[1:], default=1)
+            self.ax.set_xscale("symlog", base=2, linthresh=least)
+            self.ax.set_xlim(-least * (beyond - 1), max(least, ordered[-1] * beyond))
         self.ticks([(float(s), console.size(s)) for s in ordered])
 
     def ticks(self, places: Sequence[tuple[float, str]]) -> None:
