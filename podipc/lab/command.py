@@ -77,7 +77,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "--from", dest="saved", metavar="FILE", type=Path, help="a saved run; measure nothing"
     )
     out = parser.add_argument_group("output")
-    out.add_argument("--json", metavar="FILE", help="save the results; - for standard output only")
+    out.add_argument(
+        "--json", metavar="FILE", help="save the results as JSON; - for standard output only"
+    )
     out.add_argument("--csv", metavar="FILE", help="save a flat table; - for standard output only")
     out.add_argument(
         "--output", metavar="DIR", type=Path, help="write a report: results, figures and a page"
