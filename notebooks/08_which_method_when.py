@@ -311,7 +311,8 @@ chart.matrix(
 # - *no shared memory*: each container has to pay for its own copy, as their limits may demand, so that
 #   a volume in memory is not wanted either; one on disk can be had.
 # - *no shared memory, no volume*: nothing but the network of the Pod.
-# - *kept on disk*: what is on its way has to be there after both containers were restarted.
+# - *kept on disk*: what is on its way is too much for memory. It is not an archive: it outlives the
+#   restart of one of the two containers, and is removed with the last one that has the address open.
 # - *another Pod*: no method. Use the network, by the name of a Service: see notebook 10.
 
 # %%

@@ -36,7 +36,7 @@ def _count(n: int, what: str) -> str:
 
 def html(results: Results) -> str:
     """A table sorted by size and median, and below it where it was measured."""
-    rows = sorted(results.rows, key=_order)
+    rows = sorted(results.rows, key=order)
     best = fastest(rows)
     body = []
     for number, row in enumerate(rows):
@@ -58,12 +58,12 @@ def cells(row: Row, best: Fastest) -> tuple[str, ...]:
     """What the table says of a row, in the order of `HEADS`."""
     name = console.size(row.size) if row.tensor is None else table.column(row)[1]
     median, p99, rate = row.percentile(50), row.percentile(99), row.bytes_per_s
-    if row.error is not None or median is None:
+    if row.error is not None or (median is None and rate is None):
         return name, row.method, "", "", "", row.error or "not measured"
     return (
         name,
         row.method,
-        spoken.duration(median),
+        "" if median is None else spoken.duration(median),
         "" if p99 is None else spoken.duration(p99),
         "" if rate is None else spoken.rate(rate),
         times(to_fastest(row, best)),
@@ -94,7 +94,8 @@ def to_fastest(row: Row, best: Fastest) -> float | None:
     return median / least if median is not None and row.error is None and least else None
 
 
-def _order(row: Row) -> tuple[int, str, float]:
+def order(row: Row) -> tuple[int, str, float]:
+    """By what the table is sorted: the size, the tensor, the median."""
     median = row.percentile(50) if row.error is None else None
     return (*table.column(row), float("inf") if median is None else median)
 

@@ -211,7 +211,7 @@ class _Table:
                 row,
                 mine,
                 cold=first,
-                sent=sent * count if stream else 0,
+                sent=sent if stream else 0,
                 bytes_per_s=sent * row.size / asked["ns"] * 1e9 if stream else None,
                 cpu=(asked["cpu_ns"], answered["cpu_ns"]) if stream else (0, 0),
             )

@@ -134,8 +134,12 @@ def _table(results: Results, against: Results | None) -> str:
         f'<th scope="col"{_sorted(name)}><button type="button">{name}</button></th>'
         for name in names
     )
-    good = [(n, row) for n, row in enumerate(results.rows) if row.error is None and row.times_ns]
-    good.sort(key=lambda pair: (*table.column(pair[1]), pair[1].percentile(50)))
+    good = [
+        (n, row)
+        for n, row in enumerate(results.rows)
+        if row.error is None and (row.times_ns or row.bytes_per_s is not None)
+    ]
+    good.sort(key=lambda pair: display.order(pair[1]))
     best, lines = display.fastest(results.rows), []
     for number, row in good:
         trip, stream = _compared(*found[number]) if found else ([], [])

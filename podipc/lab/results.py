@@ -47,7 +47,7 @@ class Repetition:
     p50_ns: float
     p99_ns: float
     sent: int
-    """Tensors sent one way for the throughput; 0: not measured."""
+    """Tensors sent one way for the throughput, of `*` how often all of them; 0: not measured."""
     bytes_per_s: float | None
     ask_cpu_ns: int
     """CPU time of the sending side over these, all its threads."""

@@ -196,7 +196,15 @@ def _winners(medians: Medians) -> str:
         following = min(
             (m for m in behind if behind[m]), key=lambda m: min(behind[m]), default=None
         )
-        by = f" ({_ratios(behind[following])} faster than {following})" if following else ""
+        by = ""
+        if following:
+            clear = all(
+                _faster(medians[winner][s], medians[following][s])
+                for s in at
+                if s in medians[following]
+            )
+            by = f"{_ratios(behind[following])} faster than" if clear else "not clearly ahead of"
+            by = f" ({by} {following})"
         parts.append(f"{winner} {_span(at)}{by}")
     return "Fastest round trip: " + "; ".join(parts) + "."
 
@@ -221,21 +229,33 @@ def _against(first: str, medians: Medians) -> Iterable[str]:
 
 
 def _changes(medians: Medians, a: str, b: str) -> Iterable[tuple[float, str]]:
-    """Up to 4 KiB x is faster than y; from 64 KiB on y is faster. With how clear it is."""
-    sure: list[tuple[int, float]] = []
-    for s in sorted(set(medians[a]) & set(medians[b])):
+    """Up to 4 KiB x is faster than y; from 64 KiB on y is faster. With how clear it is.
+
+    Sizes are told together only as far as each of them is sure.
+    """
+    common = sorted(set(medians[a]) & set(medians[b]))
+    runs: list[tuple[str, str, dict[int, float]]] = []  # who is faster than whom, and how much
+    touching = False
+    for s in common:
         one, other = medians[a][s], medians[b][s]
-        if _faster(one, other) or _faster(other, one):
-            sure.append((s, _ratio(one, other)))
-    for (low, before), (high, after) in itertools.pairwise(sure):
-        if (before > 1) != (after > 1):
-            early, late = (a, b) if before > 1 else (b, a)
-            gain = max(after, 1 / after)
-            yield (
-                min(gain, max(before, 1 / before)),
-                f"Up to {size(low)} {early} is faster than {late}; from {size(high)} on {late} is "
-                f"{times(gain)} times faster.",
-            )
+        if not (_faster(one, other) or _faster(other, one)):
+            touching = False
+            continue
+        first, last = (a, b) if _faster(one, other) else (b, a)
+        if not touching or runs[-1][0] != first:
+            runs.append((first, last, {}))
+        runs[-1][2][s] = _ratio(medians[first][s], medians[last][s])
+        touching = True
+    for (early, _, before), (late, _, after) in itertools.pairwise(runs):
+        if early == late:
+            continue
+        where = _span([*before]) if min(before) > common[0] else f"up to {size(max(before))}"
+        there = _span([*after]) if max(after) < common[-1] else f"from {size(min(after))} on"
+        yield (
+            min(before[max(before)], after[min(after)]),
+            f"{where[0].upper()}{where[1:]} {early} is faster than {late}; {there} {late} is "
+            f"{_ratios(after.values())} faster.",
+        )
 
 
 def _span(sizes: Sequence[int]) -> str:

@@ -4,9 +4,12 @@ import csv
 import io
 import json
 
+import numpy as np
 import pytest
 
 from podipc import lab
+from podipc.lab import display, page
+from podipc.lab.plots import data
 from podipc.lab.results import COLUMNS, PERCENTILES, Repetition, Results, ResultsError, Row
 
 
@@ -106,6 +109,22 @@ def test_p50_is_the_median_of_the_repetitions():
         row.add(Repetition(0, n, median, median, 0, None, 0, 0), pool)
     assert row.percentile(50) == 20
     assert row.noise == (90 - 10) / 20
+
+
+def test_cpu_time_of_a_file_is_that_of_all_its_bytes(tmp_path):
+    path = tmp_path / "two.npz"
+    np.savez(path, a=np.zeros(1000, np.uint8), b=np.zeros(3000, np.uint8))
+    found = lab.compare(["shm"], input=path, repeat=1, rounds=5, quick=True, runtime="plain")
+    (all_of_it,) = (row for row in found.rows if row.tensor == "*")
+    assert all_of_it.size == 4000
+    (r,) = all_of_it.repetitions
+    # Round trips and checks count each tensor once a pass, and so does the stream.
+    assert r.sent < all_of_it.checked_sampled
+    spent = (r.ask_cpu_ns + r.answer_cpu_ns) / (r.sent * 4000)
+    assert data.cpu_per_gb(all_of_it) == pytest.approx(spent)
+    names = ("a", "b", "all")
+    assert display.html(found).count("not measured") == 0
+    assert all(f">{name}</td>" in page.html(found, ()) for name in names)
 
 
 def test_a_row_without_figures():

@@ -90,7 +90,17 @@ def test_nothing_is_said_of_what_is_not_clear(measured):
     rows += [row("tcp", 128, 1000)]
     said = table.crossovers(results(measured, rows))
     assert len(said) == 1
-    assert said[0].startswith("Fastest round trip: shm at 64 B (1.1 times faster than tcp); tcp at")
+    assert said[0].startswith("Fastest round trip: shm at 64 B (not clearly ahead of tcp); tcp at")
+
+
+def test_a_change_of_places_is_told_of_no_size_where_it_is_not_sure(measured):
+    sizes = (64, 4096, 1 << 19, 1 << 22, 1 << 24)
+    rows = [row("shm", s, 1000) for s in sizes]
+    rows += [row("tcp", s, t) for s, t in zip(sizes, (1100, 2000, 300, 700, 950), strict=True)]
+    said = table.crossovers(results(measured, rows))
+    assert said[-1] == (
+        "At 4 KiB shm is faster than tcp; from 512 KiB to 4 MiB tcp is 1.4 to 3.3 times faster."
+    )
 
 
 def test_what_one_repetition_denies_is_not_said(measured):
