@@ -12,6 +12,9 @@
 
 #include "../platform/poller.h"
 
+/* Of a path: what is said of it must fit the text of a refusal. */
+#define SHOWN "%.44s"
+
 #define TICK_MS   5
 #define SOON_MS   100
 #define RESCAN_MS 1000 /* look through the directory without being told */
@@ -159,9 +162,9 @@ static void not_permitted(const struct pdi_endpoint *ep, const struct pdi_link *
                           size_t cap)
 {
     (void)snprintf(text, cap,
-                   "the %s has UID %u and opened %s with mode=0o%03o, which does not let the %s, "
-                   "UID %u, join: pass mode=0o666 (or 0o660 and a common group) on both sides, or "
-                   "run both containers with the same runAsUser",
+                   "the %s has UID %u and opened " SHOWN " with mode=0o%03o, which does not let "
+                   "the %s, UID %u, join: pass mode=0o666 (or 0o660 and a common group) on both "
+                   "sides, or give both the same runAsUser",
                    role_name(ep->role->role), (unsigned)pdi_uid(), ep->path, ep->mode,
                    ep->role->role == PDI_ROLE_SENDER ? "receiver" : "sender",
                    (unsigned)link->peer.uid);
@@ -193,7 +196,7 @@ static int compatible(const struct pdi_endpoint *ep, const struct pdi_hello *pee
     } else if ((peer->flags & PDI_BROADCAST) != (own.flags & PDI_BROADCAST)) {
         (void)snprintf(text, cap,
                        "one side is a publisher or subscriber and the other a sender or receiver "
-                       "of %s: use the same pair on both sides",
+                       "of " SHOWN ": use the same pair on both sides",
                        ep->path);
         return PODIPC_EADDRESS;
     }
@@ -465,7 +468,8 @@ static void consider(const char *name, void *arg)
     if (rc == -EACCES || rc == -EPERM) {
         char text[256];
         (void)snprintf(text, sizeof text,
-                       "a receiver in %s does not let this process, UID %u, connect: open the "
+                       "a receiver in " SHOWN
+                       " does not let this process, UID %u, connect: open the "
                        "receiver with mode=0o666 (or 0o660 and a common group), or run both "
                        "containers with the same runAsUser",
                        ep->path, (unsigned)pdi_uid());

@@ -95,6 +95,23 @@ def test_two_uids_that_may_not(spawn, name, open_dir, first, mode):
 
 
 @root
+def test_two_uids_in_a_long_path(spawn, open_dir):
+    """However long it is, what to change is said to its end."""
+    place = open_dir.parent / ("d" * 180)
+    one = spawn(peers.agent, "receiver", f"shm://{place}", {"mode": 0o666}, uid=10_001)
+    assert one.answer() == "open"
+    two = spawn(peers.agent, "sender", f"shm://{place}", {"mode": 0o600}, uid=10_002)
+    assert two.answer() == "open"
+    with pytest.raises(Failed) as failed:
+        two.do("send", 1, 0, 16, 5)
+    assert failed.value.name == "NotPermitted"
+    assert failed.value.text.endswith("or give both the same runAsUser")
+    for child in (one, two):
+        child.do("close")
+        child.end()
+
+
+@root
 def test_a_directory_that_may_not_be_written(spawn, name, podipc_dir):
     child = spawn(peers.agent, "sender", name, uid=10_001)
     with pytest.raises(Failed) as failed:
