@@ -137,12 +137,12 @@ static bool was_refused(const struct pdi_endpoint *ep, const char *name)
     return false;
 }
 
-static void refuse(struct pdi_endpoint *ep, struct pdi_link *link, int code, const char *text)
+static void refuse(struct pdi_endpoint *ep, int sock, int code, const char *text)
 {
     struct pdi_refusal r = {.hello = own_hello(ep), .code = code};
     r.hello.head.kind = PDI_REFUSE;
     (void)snprintf(r.text, sizeof r.text, "%s", text);
-    (void)pdi_packet_send(link->sock, &r, sizeof r, NULL, 0);
+    (void)pdi_packet_send(sock, &r, sizeof r, NULL, 0);
     (void)snprintf(ep->last_refusal, sizeof ep->last_refusal, "%s", text);
 }
 
@@ -239,6 +239,10 @@ static bool greet(struct pdi_endpoint *ep, struct pdi_link *link, const void *da
     if (hello->head.kind == PDI_REFUSE) {
         packet.text[sizeof packet.text - 1] = '\0';
         int code = packet.code;
+        if (code == -EUSERS) { /* for now: there may be room when it is tried again */
+            (void)snprintf(ep->last_refusal, sizeof ep->last_refusal, "%s", packet.text);
+            goto no;
+        }
         if (code != -EACCES && code != PODIPC_EADDRESS)
             code = PODIPC_EVERSION;
         complain(ep, code, packet.text[0] ? packet.text : "the peer refused");
@@ -249,7 +253,7 @@ static bool greet(struct pdi_endpoint *ep, struct pdi_link *link, const void *da
         goto no;
     rc = compatible(ep, hello, text, sizeof text);
     if (rc < 0) {
-        refuse(ep, link, rc, text);
+        refuse(ep, link->sock, rc, text);
         complain(ep, rc, text);
         remember_refused(ep, link->name);
         goto no;
@@ -265,7 +269,7 @@ static bool greet(struct pdi_endpoint *ep, struct pdi_link *link, const void *da
         goto no;
     if (!may_join(ep, &link->peer)) {
         not_permitted(ep, link, text, sizeof text);
-        refuse(ep, link, -EACCES, text);
+        refuse(ep, link->sock, -EACCES, text);
         goto no;
     }
     link->hello = *hello;
@@ -420,6 +424,14 @@ static void read_link(struct pdi_endpoint *ep, struct pdi_link *link)
 
 static struct pdi_link *new_link(struct pdi_endpoint *ep, int sock, const char *name)
 {
+    if (ep->link_count == PDI_LINKS) {
+        char text[256];
+        (void)snprintf(text, sizeof text,
+                       "a %s in " SHOWN " has %d peers, which is the most: use another channel, or "
+                       "close some",
+                       role_name(ep->role->role), ep->path, PDI_LINKS);
+        refuse(ep, sock, -EUSERS, text);
+    }
     struct pdi_link *link = ep->link_count < PDI_LINKS ? ep->role->create(ep) : NULL;
     if (!link) {
         pdi_close(&sock);
@@ -491,7 +503,7 @@ static void consider(const char *name, void *arg)
     if (!may_join(ep, &link->peer)) {
         char text[256];
         not_permitted(ep, link, text, sizeof text);
-        refuse(ep, link, -EACCES, text);
+        refuse(ep, link->sock, -EACCES, text);
         complain(ep, -EACCES, text);
         remember_refused(ep, name);
         hang_up(ep, link);

@@ -375,6 +375,21 @@ def test_no_descriptor_for_an_arena(spawn, name):
         assert tx.stats()["peers_died"] == 0
 
 
+def test_more_peers_than_there_may_be(name, podipc_dir):
+    """The one too many is told so, and joins when there is room."""
+    with podipc.receiver(name) as rx, contextlib.ExitStack() as stack:
+        (path,) = (podipc_dir / name).glob("rx.*")
+        for _ in range(256):  # who says nothing has a place, too, for some seconds
+            s = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+            s.connect(str(path))
+        with podipc.sender(name) as tx:
+            with pytest.raises(podipc.Timeout, match="has 256 peers, which is the most"):
+                tx.send(payload.make(1, 0), 1)
+            stack.close()
+            tx.send(payload.make(1, 0), 30)
+            assert payload.check(rx.recv(30)) == (1, 0)
+
+
 def test_restarts_leave_nothing(name):
     """Descriptors, mappings and threads stay as many as they were."""
 
