@@ -12,7 +12,7 @@
 enum {
     SMALLEST = 256,
     MAPPED_FROM = 256 << 10, /* larger blocks are mappings of their own */
-    LOOK_FROM = 1 << 20,     /* for larger ones the container's memory is looked at first */
+    LOOK_EACH = 1 << 20,     /* bytes for which the container's memory is looked at first */
     PAGE = 4096,
 };
 
@@ -98,7 +98,12 @@ static int make(struct pdi_blocks *blocks, uint64_t n, uint64_t cap, uint32_t si
 {
     if (cap >= MAPPED_FROM)
         cap = (cap + PAGE - 1) / PAGE * PAGE;
-    uint64_t have = cap >= LOOK_FROM ? pdi_memory_available() : cap;
+    blocks->unseen += cap;
+    uint64_t have = cap;
+    if (blocks->unseen >= LOOK_EACH) {
+        have = pdi_memory_available();
+        blocks->unseen = 0;
+    }
     if (have < cap) {
         destroy_free(blocks, 0);
         have = pdi_memory_available();

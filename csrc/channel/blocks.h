@@ -37,6 +37,7 @@ struct pdi_blocks {
     uint64_t max_bytes, reserved;
     uint64_t lent;       /* blocks */
     uint64_t lent_bytes; /* their charge */
+    uint64_t unseen;     /* bytes allocated since the container's memory was looked at */
     bool wanted;         /* somebody was refused and waits for the alarm */
     int alarm;
 };

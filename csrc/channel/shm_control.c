@@ -12,6 +12,9 @@
 
 #include "../platform/poller.h"
 
+/* Of a path: what is said of it must fit the text of a refusal. */
+#define SHOWN "%.44s"
+
 #define TICK_MS   5
 #define SOON_MS   100
 #define RESCAN_MS 1000 /* look through the directory without being told */
@@ -134,12 +137,12 @@ static bool was_refused(const struct pdi_endpoint *ep, const char *name)
     return false;
 }
 
-static void refuse(struct pdi_endpoint *ep, struct pdi_link *link, int code, const char *text)
+static void refuse(struct pdi_endpoint *ep, int sock, int code, const char *text)
 {
     struct pdi_refusal r = {.hello = own_hello(ep), .code = code};
     r.hello.head.kind = PDI_REFUSE;
     (void)snprintf(r.text, sizeof r.text, "%s", text);
-    (void)pdi_packet_send(link->sock, &r, sizeof r, NULL, 0);
+    (void)pdi_packet_send(sock, &r, sizeof r, NULL, 0);
     (void)snprintf(ep->last_refusal, sizeof ep->last_refusal, "%s", text);
 }
 
@@ -159,9 +162,9 @@ static void not_permitted(const struct pdi_endpoint *ep, const struct pdi_link *
                           size_t cap)
 {
     (void)snprintf(text, cap,
-                   "the %s has UID %u and opened %s with mode=0o%03o, which does not let the %s, "
-                   "UID %u, join: pass mode=0o666 (or 0o660 and a common group) on both sides, or "
-                   "run both containers with the same runAsUser",
+                   "the %s has UID %u and opened " SHOWN " with mode=0o%03o, which does not let "
+                   "the %s, UID %u, join: pass mode=0o666 (or 0o660 and a common group) on both "
+                   "sides, or give both the same runAsUser",
                    role_name(ep->role->role), (unsigned)pdi_uid(), ep->path, ep->mode,
                    ep->role->role == PDI_ROLE_SENDER ? "receiver" : "sender",
                    (unsigned)link->peer.uid);
@@ -193,7 +196,7 @@ static int compatible(const struct pdi_endpoint *ep, const struct pdi_hello *pee
     } else if ((peer->flags & PDI_BROADCAST) != (own.flags & PDI_BROADCAST)) {
         (void)snprintf(text, cap,
                        "one side is a publisher or subscriber and the other a sender or receiver "
-                       "of %s: use the same pair on both sides",
+                       "of " SHOWN ": use the same pair on both sides",
                        ep->path);
         return PODIPC_EADDRESS;
     }
@@ -236,6 +239,10 @@ static bool greet(struct pdi_endpoint *ep, struct pdi_link *link, const void *da
     if (hello->head.kind == PDI_REFUSE) {
         packet.text[sizeof packet.text - 1] = '\0';
         int code = packet.code;
+        if (code == -EUSERS) { /* for now: there may be room when it is tried again */
+            (void)snprintf(ep->last_refusal, sizeof ep->last_refusal, "%s", packet.text);
+            goto no;
+        }
         if (code != -EACCES && code != PODIPC_EADDRESS)
             code = PODIPC_EVERSION;
         complain(ep, code, packet.text[0] ? packet.text : "the peer refused");
@@ -246,7 +253,7 @@ static bool greet(struct pdi_endpoint *ep, struct pdi_link *link, const void *da
         goto no;
     rc = compatible(ep, hello, text, sizeof text);
     if (rc < 0) {
-        refuse(ep, link, rc, text);
+        refuse(ep, link->sock, rc, text);
         complain(ep, rc, text);
         remember_refused(ep, link->name);
         goto no;
@@ -262,7 +269,7 @@ static bool greet(struct pdi_endpoint *ep, struct pdi_link *link, const void *da
         goto no;
     if (!may_join(ep, &link->peer)) {
         not_permitted(ep, link, text, sizeof text);
-        refuse(ep, link, -EACCES, text);
+        refuse(ep, link->sock, -EACCES, text);
         goto no;
     }
     link->hello = *hello;
@@ -417,6 +424,14 @@ static void read_link(struct pdi_endpoint *ep, struct pdi_link *link)
 
 static struct pdi_link *new_link(struct pdi_endpoint *ep, int sock, const char *name)
 {
+    if (ep->link_count == PDI_LINKS) {
+        char text[256];
+        (void)snprintf(text, sizeof text,
+                       "a %s in " SHOWN " has %d peers, which is the most: use another channel, or "
+                       "close some",
+                       role_name(ep->role->role), ep->path, PDI_LINKS);
+        refuse(ep, sock, -EUSERS, text);
+    }
     struct pdi_link *link = ep->link_count < PDI_LINKS ? ep->role->create(ep) : NULL;
     if (!link) {
         pdi_close(&sock);
@@ -465,7 +480,8 @@ static void consider(const char *name, void *arg)
     if (rc == -EACCES || rc == -EPERM) {
         char text[256];
         (void)snprintf(text, sizeof text,
-                       "a receiver in %s does not let this process, UID %u, connect: open the "
+                       "a receiver in " SHOWN
+                       " does not let this process, UID %u, connect: open the "
                        "receiver with mode=0o666 (or 0o660 and a common group), or run both "
                        "containers with the same runAsUser",
                        ep->path, (unsigned)pdi_uid());
@@ -487,7 +503,7 @@ static void consider(const char *name, void *arg)
     if (!may_join(ep, &link->peer)) {
         char text[256];
         not_permitted(ep, link, text, sizeof text);
-        refuse(ep, link, -EACCES, text);
+        refuse(ep, link->sock, -EACCES, text);
         complain(ep, -EACCES, text);
         remember_refused(ep, name);
         hang_up(ep, link);

@@ -110,6 +110,7 @@ bool pdi_stream_not_yet(int rc)
     case -ENOENT:
     case -ENXIO:
     case -EAGAIN:
+    case -EBUSY:
     case -EPIPE:
     case -ECONNREFUSED:
     case -ECONNRESET:

@@ -400,6 +400,11 @@ void pdi_line_explain(const struct pdi_line *line, char *text, size_t cap)
         (void)snprintf(text, cap,
                        "The receiver of the FIFO %s has not yet received all of an earlier sender",
                        where);
+    else if (line->at->method == PODIPC_FIFO && line->why == -EBUSY)
+        (void)snprintf(text, cap,
+                       "Another sender has the FIFO %s, which carries one at a time: close it, or "
+                       "give this one a FIFO of its own (unix:// and tcp:// take many senders)",
+                       where);
     else
         (void)snprintf(text, cap, "No receiver listens on %s: start it, or %s", where,
                        pdi_stream_at_advice(line->at));

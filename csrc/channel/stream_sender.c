@@ -192,7 +192,7 @@ static int send_locked(struct stream_tx *tx, podipc_sending *s, int64_t until, p
         stop = until;
     for (;;) {
         rc = advance(tx, s, until == 0, stop, err);
-        if ((rc != -EAGAIN && rc != -EINPROGRESS) || rc == -EINPROGRESS || is_past(until))
+        if (rc != -EAGAIN || is_past(until)) /* -EINPROGRESS: its share of the time is over */
             break;
         struct pdi_line *line = &tx->line;
         int64_t wake = line->fd < 0 && line->retry_at < until ? line->retry_at : until;

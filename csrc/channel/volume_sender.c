@@ -40,7 +40,9 @@ struct sender {
     struct pdi_member e;
     struct pdi_blocks blocks; /* loans */
     uint64_t max_bytes;
-    bool max_given; /* by the user */
+    bool max_given;   /* by the user */
+    bool in_ram;      /* what is written counts against this container's memory limit */
+    uint64_t allowed; /* bytes of small tensors until the limit is looked at again */
     struct writing *writings;
     uint64_t next_writing, next_number;
     struct waiting *queue; /* a ring, oldest first */
@@ -147,6 +149,23 @@ static int out_of_space(struct sender *tx, int rc)
     return -EAGAIN;
 }
 
+/* The memory limit, for tensors that are written without a reservation: on a volume in
+ * memory, looked at once a PIECE. */
+static int allow_small(struct sender *tx, uint64_t cost, podipc_error *err)
+{
+    if (tx->allowed >= cost) {
+        tx->allowed -= cost;
+        return 0;
+    }
+    /* As much again is left for what the rest of the container takes meanwhile. */
+    if (pdi_memory_allow(2 * PIECE, NULL) == 0) {
+        tx->allowed = cost < PIECE ? PIECE - cost : 0;
+        return 0;
+    }
+    int rc = pdi_memory_allow(cost + PIECE, err);
+    return rc < 0 ? out_of_space(tx, rc) : 0;
+}
+
 static int open_file(struct sender *tx, podipc_sending *s, uint64_t cost, podipc_error *err)
 {
     struct writing *w = calloc(1, sizeof *w);
@@ -215,6 +234,8 @@ static int begin(struct sender *tx, podipc_sending *s, podipc_error *err)
     tight = cost > tx->max_bytes ? tx->waiting_bytes > 0 : tx->waiting_bytes > tx->max_bytes - cost;
     if (tight || tx->full_at)
         return -EAGAIN;
+    if (tx->in_ram && s->tensor->nbytes <= PIECE && (rc = allow_small(tx, cost, err)) < 0)
+        return rc;
     return open_file(tx, s, cost, err);
 }
 
@@ -496,7 +517,7 @@ static void in_child(void *arg)
 static uint64_t default_budget(const struct sender *tx)
 {
     bool in_ram;
-    uint64_t space = pdi_directory_space(&tx->e.dir, &in_ram), budget = space / 2;
+    uint64_t budget = pdi_directory_space(&tx->e.dir, &in_ram) / 2;
     if (in_ram) {
         uint64_t memory = pdi_memory_available() / 2;
         budget = memory < budget ? memory : budget;
@@ -522,6 +543,7 @@ int pdi_volume_sender_open(const podipc_options *o, podipc_sender **out, podipc_
     }
     tx->base.ops = &sender_ops;
     tx->max_given = o->max_bytes > 0;
+    (void)pdi_directory_space(&tx->e.dir, &tx->in_ram);
     tx->max_bytes = tx->max_given ? o->max_bytes : default_budget(tx);
     *out = &tx->base;
     return 0;

@@ -136,7 +136,7 @@ enum pdi_libc { PDI_LIBC_GLIBC = 1, PDI_LIBC_OTHER = 2 };
 
 struct pdi_refusal {
     struct pdi_hello hello; /* who refuses */
-    int32_t code;           /* PODIPC_EVERSION, -EACCES, ... */
+    int32_t code;           /* PODIPC_EVERSION, -EACCES, ...; -EUSERS: try again */
     uint32_t reserved;
     char text[256]; /* why, for the refused; NUL-terminated */
 };

@@ -68,11 +68,9 @@ int pdi_fifo_claim(const char *path, int *fd, podipc_error *err)
     }
     struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_len = 1};
     if (fcntl(*fd, F_OFD_SETLK, &lock) < 0) {
-        rc = errno == EACCES || errno == EAGAIN ? -EADDRINUSE : -errno;
-        rc = pdi_fail(err, rc, "fcntl",
-                      "another sender has the FIFO %s, which carries one at a time: close it, or "
-                      "give this one a FIFO of its own (unix:// and tcp:// take many senders)",
-                      path);
+        rc = errno == EACCES || errno == EAGAIN ? -EBUSY : -errno;
+        if (rc != -EBUSY)
+            rc = pdi_fail(err, rc, "fcntl", "could not lock the FIFO %s", path);
         goto err;
     }
     rc = -EAGAIN;

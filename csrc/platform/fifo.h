@@ -37,7 +37,7 @@ void pdi_fifo_mark_closed(int fd);
 
 /* Sender: opens the FIFO to write and claims it; *fd is the caller's. -ENOENT,
  * -ENXIO: not there, or nobody reads; -EAGAIN: the receiver has not yet done with
- * an earlier sender; -EADDRINUSE: another sender has it. An error that will not
+ * an earlier sender; -EBUSY: another sender has it. An error that will not
  * pass by waiting is in *err. */
 int pdi_fifo_claim(const char *path, int *fd, podipc_error *err);
 /* Sender, after -EPIPE: whether the receiver closed in order. */

@@ -113,6 +113,10 @@ static int clone_infra(struct pdi_pod *pod)
         pod->control = sockets[0];
         pod->pidfd = pdi_pidfd_open(pid);
         sockets[0] = -1;
+        if (pod->pidfd < 0) { /* no descriptors: without it nobody hears of its end */
+            rc = pod->pidfd;
+            pdi_pod_close(pod);
+        }
     }
 done:
     reset(&infra.parent);

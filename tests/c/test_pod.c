@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -228,11 +229,40 @@ static void test_what_fails_is_named(void)
     CHECK(open_descriptors() == before);
 }
 
+/* However many descriptors are left: a Pod that can be heard of, or an error. */
+static void test_few_descriptors(void)
+{
+    struct rlimit all, few;
+    MUST(getrlimit(RLIMIT_NOFILE, &all) == 0);
+    int before = open_descriptors(), opened = 0, refused = 0;
+    int next = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    MUST(next >= 0);
+    close(next);
+    for (unsigned more = 0; more < 8; more++) {
+        few = (struct rlimit){(rlim_t)next + more, all.rlim_max};
+        MUST(setrlimit(RLIMIT_NOFILE, &few) == 0);
+        struct pdi_pod pod;
+        podipc_error err;
+        int rc = pdi_pod_open(&pod, 1 << 20, false, &err);
+        MUST(setrlimit(RLIMIT_NOFILE, &all) == 0);
+        CHECK(rc == 0 || rc == -EMFILE);
+        CHECK(rc < 0 || pod.pidfd >= 0);
+        opened += rc == 0;
+        refused += rc < 0;
+        if (rc == 0)
+            pdi_pod_close(&pod);
+        CHECK(open_descriptors() == before);
+    }
+    CHECK(opened > 0 && refused > 0);
+    CHECK(waitpid(-1, NULL, WNOHANG) < 0 && errno == ECHILD);
+}
+
 int main(void)
 {
     test_launch_arrives_as_it_was();
     test_containers_start_and_end(true);
     test_containers_start_and_end(false);
     test_what_fails_is_named();
+    test_few_descriptors();
     return checks_done();
 }

@@ -95,6 +95,23 @@ def test_two_uids_that_may_not(spawn, name, open_dir, first, mode):
 
 
 @root
+def test_two_uids_in_a_long_path(spawn, open_dir):
+    """However long it is, what to change is said to its end."""
+    place = open_dir.parent / ("d" * 180)
+    one = spawn(peers.agent, "receiver", f"shm://{place}", {"mode": 0o666}, uid=10_001)
+    assert one.answer() == "open"
+    two = spawn(peers.agent, "sender", f"shm://{place}", {"mode": 0o600}, uid=10_002)
+    assert two.answer() == "open"
+    with pytest.raises(Failed) as failed:
+        two.do("send", 1, 0, 16, 5)
+    assert failed.value.name == "NotPermitted"
+    assert failed.value.text.endswith("or give both the same runAsUser")
+    for child in (one, two):
+        child.do("close")
+        child.end()
+
+
+@root
 def test_a_directory_that_may_not_be_written(spawn, name, podipc_dir):
     child = spawn(peers.agent, "sender", name, uid=10_001)
     with pytest.raises(Failed) as failed:
@@ -356,6 +373,21 @@ def test_no_descriptor_for_an_arena(spawn, name):
         child.expect(0)
         child.end()
         assert tx.stats()["peers_died"] == 0
+
+
+def test_more_peers_than_there_may_be(name, podipc_dir):
+    """The one too many is told so, and joins when there is room."""
+    with podipc.receiver(name) as rx, contextlib.ExitStack() as stack:
+        (path,) = (podipc_dir / name).glob("rx.*")
+        for _ in range(256):  # who says nothing has a place, too, for some seconds
+            s = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+            s.connect(str(path))
+        with podipc.sender(name) as tx:
+            with pytest.raises(podipc.Timeout, match="has 256 peers, which is the most"):
+                tx.send(payload.make(1, 0), 1)
+            stack.close()
+            tx.send(payload.make(1, 0), 30)
+            assert payload.check(rx.recv(30)) == (1, 0)
 
 
 def test_restarts_leave_nothing(name):

@@ -10,7 +10,7 @@ import numpy as np
 import payload
 import peers
 import pytest
-from support import Failed, eventually, unique_name
+from support import Failed, eventually, memory_limit, unique_name
 
 # What no method may do differently. They take `name` from here.
 from test_deaths import (  # noqa: F401
@@ -172,6 +172,36 @@ def test_back_pressure(spawn, name, directory):
         with pytest.raises(podipc.MemoryLimit, match="max_bytes is 1048576") as caught:
             tx.send(np.zeros(MIB), 30)
         assert (caught.value.need > 8 * MIB, caught.value.have) == (True, MIB)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="not possible here: needs root for a cgroup")
+def test_small_tensors_stay_within_the_memory_limit(spawn, podipc_dir):
+    """Files in /dev/shm count against the sender's: it waits, and is not killed."""
+    address = f"file://{podipc_dir.parent}/files"
+    with memory_limit(96 << 20) as procs, podipc.receiver(address) as rx:
+        child = spawn(
+            "with open(args[0], 'w') as f:\n"
+            "    f.write(str(os.getpid()))\n"
+            "tx = podipc.sender(args[1], max_bytes=1 << 30)\n"
+            "sent = 0\n"
+            "try:\n"
+            "    while sent < 600:\n"
+            "        tx.send(np.full(1 << 18, sent % 256, 'u1'), 1)\n"
+            "        sent += 1\n"
+            "except podipc.Timeout:\n"
+            "    pass\n"
+            "say(sent)\n"
+            "hear()\n"
+            "tx.close()\n",
+            str(procs),
+            address,
+        )
+        sent = child.hear()
+        assert 20 < sent < 400
+        for number in range(sent):
+            assert rx.recv(30)[0] == number % 256
+        child.tell("close")
+        child.end()
 
 
 def test_too_large_for_this_receiver(name):
