@@ -109,7 +109,9 @@ struct pdi_endpoint {
     uint32_t sleepers;
     bool can_spin;      /* not under a quota below two processors */
     pdi_word64 spin_ns; /* how long spinning has been worth it lately */
-    pdi_word64 again;   /* attempt anew by then, though nobody rings; 0: no need */
+    /* Short sleeps until it is tried again: as many after the last vain try; still to come. */
+    pdi_word32 spin_vain, spin_skip;
+    pdi_word64 again; /* attempt anew by then, though nobody rings; 0: no need */
 
     struct pdi_link *links[PDI_LINKS];
     uint32_t link_count;

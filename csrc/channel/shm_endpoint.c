@@ -15,6 +15,7 @@
 #define SPIN_MAX 100000
 #define SPIN_MIN 2000
 #define WAKE_UP  35000 /* of a wait, what waking up is */
+#define SKIP_MAX 255   /* short sleeps, until all of it is tried again after it was in vain */
 
 #define SOCKET_FULL_NS 1000000
 
@@ -169,9 +170,9 @@ void pdi_endpoint_wake(struct pdi_endpoint *ep)
     pdi_bell_ring(ep->bell, ep->wait == PODIPC_WAIT_SEMAPHORE, UINT32_MAX);
 }
 
-static int spin(struct pdi_endpoint *ep, int (*attempt)(void *), void *arg, int64_t until)
+static int spin(struct pdi_endpoint *ep, int (*attempt)(void *), void *arg, int64_t length,
+                int64_t until)
 {
-    int64_t length = (int64_t)pdi_peek64(&ep->spin_ns);
     int64_t end = ep->wait == PODIPC_WAIT_SPIN ? until : pdi_now() + length;
     if (end > until)
         end = until;
@@ -180,6 +181,7 @@ static int spin(struct pdi_endpoint *ep, int (*attempt)(void *), void *arg, int6
             int rc = attempt(arg);
             if (rc != -EAGAIN) {
                 pdi_poke64(&ep->spin_ns, SPIN_MAX);
+                pdi_poke32(&ep->spin_vain, 0);
                 return rc;
             }
             pdi_relax();
@@ -188,6 +190,25 @@ static int spin(struct pdi_endpoint *ep, int (*attempt)(void *), void *arg, int6
     length /= 2;
     pdi_poke64(&ep->spin_ns, (uint64_t)(length < SPIN_MIN ? SPIN_MIN : length));
     return -EAGAIN;
+}
+
+/* After a short sleep, which spinning might have spared: all of it is tried again. Not
+ * where just that was in vain: then the other side came to run because we slept, as it
+ * does where others have the processors, and spinning only keeps it away. Then the next
+ * try is after one more short sleep, after three more, seven, up to SKIP_MAX. */
+static void spin_again(struct pdi_endpoint *ep, bool in_vain)
+{
+    uint32_t vain = pdi_peek32(&ep->spin_vain), skip = pdi_peek32(&ep->spin_skip);
+    if (in_vain) {
+        vain = vain < SKIP_MAX ? vain * 2 + 1 : SKIP_MAX;
+        pdi_poke32(&ep->spin_vain, vain);
+        pdi_poke32(&ep->spin_skip, vain);
+        pdi_poke64(&ep->spin_ns, SPIN_MIN);
+    } else if (skip > 0) {
+        pdi_poke32(&ep->spin_skip, skip - 1);
+    } else {
+        pdi_poke64(&ep->spin_ns, SPIN_MAX);
+    }
 }
 
 static void count_sleeper(struct pdi_endpoint *ep, bool more)
@@ -203,9 +224,10 @@ int pdi_endpoint_wait(struct pdi_endpoint *ep, int (*attempt)(void *), void *arg
     int rc = attempt(arg);
     if (rc != -EAGAIN || until == 0)
         return rc;
-    int64_t start = pdi_now();
+    int64_t start = pdi_now(), length = 0;
     if (ep->can_spin) {
-        rc = spin(ep, attempt, arg, until);
+        length = (int64_t)pdi_peek64(&ep->spin_ns);
+        rc = spin(ep, attempt, arg, length, until);
         if (rc != -EAGAIN)
             return rc;
     }
@@ -228,7 +250,7 @@ int pdi_endpoint_wait(struct pdi_endpoint *ep, int (*attempt)(void *), void *arg
     }
     count_sleeper(ep, false);
     if (rc == 0 && pdi_now() - start < SPIN_MAX + WAKE_UP)
-        pdi_poke64(&ep->spin_ns, SPIN_MAX);
+        spin_again(ep, length == SPIN_MAX);
     return rc;
 }
 

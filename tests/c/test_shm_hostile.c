@@ -195,7 +195,11 @@ static struct fake fake_receiver(const char *path)
     fake_memory(&f, PDI_ROLE_RECEIVER);
     (void)snprintf(f.name, sizeof f.name, "rx.%016x", 0xabcd000 + number++);
     MUST(pdi_place_open(path, 0600, true, &f.dir, NULL) == 0);
-    MUST(pdi_place_listen("here", f.dir, f.name, 0600, &f.listener, NULL) == 0);
+    /* The sender may come by to tidy up just while this socket does not yet listen. */
+    int rc;
+    MUST(EVENTUALLY((rc = pdi_place_listen("here", f.dir, f.name, 0600, &f.listener, NULL)) !=
+                    -ENOENT));
+    MUST(rc == 0);
     /* Somebody may only look whether the socket's owner lives. */
     bool came = false;
     for (int tries = 0; tries < 10 && !came; tries++) {
