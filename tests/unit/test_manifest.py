@@ -144,6 +144,7 @@ WRONG = [
     ("spec.containers[0].command", "sh", "spec.containers[0].command", "a list, not 'sh'"),
     ("spec.containers[0].command", [5], "spec.containers[0].command[0]", "a string"),
     ("spec.containers[0].command", ["\0"], "spec.containers[0].command[0]", "NUL"),
+    ("spec.containers[0].command", ["\ud800"], "spec.containers[0].command[0]", "halves"),
     ("spec.containers[0].workingDir", "x", "spec.containers[0].workingDir", "absolute"),
     ("spec.containers[0].restartPolicy", "Always", "spec.containers[0].restartPolicy", "only an"),
     (

@@ -10,7 +10,6 @@ not use it.
 from __future__ import annotations
 
 import base64
-import binascii
 import dataclasses
 import os
 import re
@@ -324,7 +323,7 @@ def _config_map(document: Node, others: Mapping[str, ConfigMap]) -> ConfigMap:
         where = Node(document.source, f"binaryData.{key}", text)
         try:
             binary[key] = base64.b64decode(text, validate=True)
-        except binascii.Error:
+        except ValueError:
             where.wrong("bytes in base64")
         if key in data:
             where.wrong("a key that is not in data", repr(key))
