@@ -62,7 +62,8 @@ $pip --version >/dev/null 2>&1 || fail "needs pip: apt-get install python3-pip"
 [ -z "$wheel" ] || [ -f "$wheel" ] || fail "--wheel $wheel: there is no such file"
 
 tmp=$(mktemp -d)
-trap 'rm -rf "$tmp"' EXIT
+# What debootstrap mounts in there, and leaves if it is killed, is not to be emptied.
+trap 'rm -rf --one-file-system "$tmp"' EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 

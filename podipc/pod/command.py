@@ -164,17 +164,19 @@ def _say(text: str) -> None:
     print(f"podipc: {text}", file=sys.stderr)
 
 
-def _say_notes(found: list[str], read: manifest.Manifest | None = None) -> None:
-    for kind, name in read.others if read else ():
-        if kind != "Service":
-            _say(f"note: {kind} {name}: not used")
+def _say_notes(found: Iterable[str]) -> None:
     for note in found:
         _say(f"note: {note}")
 
 
-def _unused(read: manifest.Manifest, options: argparse.Namespace) -> manifest.Manifest | None:
-    """The file, unless the runtime creates all that is in it."""
-    return None if options.runtime == "kubernetes" else read
+def _unused(read: manifest.Manifest, options: argparse.Namespace) -> Iterator[str]:
+    """One line for everything in the file that no Pod uses, Services apart."""
+    for kind, name in read.others:
+        if options.runtime != "kubernetes":
+            if kind != "Service":
+                yield f"{kind} {name}: not used"
+        elif kind not in ("Service", "ConfigMap"):
+            yield f"{kind} {name}: not created; kubectl apply does it"
 
 
 # run
@@ -275,7 +277,7 @@ def _run(options: argparse.Namespace) -> int:
     ender: _Ender | None = None
     try:
         if not options.quiet:
-            _say_notes(pods.notes, _unused(read, options))
+            _say_notes([*_unused(read, options), *pods.notes])
         ender = _Ender(pods) if len(pods) > 1 else None
         output.show()
         if ender is None:
@@ -336,7 +338,7 @@ def _up(options: argparse.Namespace) -> int:
         print(json.dumps(answer))
     else:
         if not options.quiet:
-            _say_notes(answer["notes"], _unused(read, options))
+            _say_notes([*_unused(read, options), *answer["notes"]])
         for pod in read.pods:
             print(f"Pod {pod.name} is up")
     return OK
@@ -457,7 +459,7 @@ def _render(options: argparse.Namespace) -> int:
     read = manifest.read(options.manifest)
     for pod in read.pods:
         _say_notes(notes_of(pod, options.runtime))
-    _say_notes([], _unused(read, options))
+    _say_notes(_unused(read, options))
     documents = [pod.document for pod in read.pods]
     print(json.dumps(documents if len(documents) > 1 else documents[0], indent=2, default=str))
     return OK

@@ -148,7 +148,7 @@ BAD: list[tuple[str, Any, int, str, str]] = [
     ("metadata/name", None, 2, "metadata.name", "is missing; expected the name of the Pod"),
     ("spec/containers", None, 2, "spec.containers", "is missing; expected a list of at least one"),
     ("spec/containers/1/image", None, 2, "spec.containers[1].image", "is missing; expected the na"),
-    ("kind", "Deployment", 2, "kind", "expected Pod, Service or ConfigMap, not 'Deployment'"),
+    ("kind", "Widget", 2, "kind", "CronJob, Service or ConfigMap, not 'Widget'"),
     ("spec/containers/1/name", "a", 2, "spec.containers[1].name", "expected a name that no other"),
     (
         "spec/containers/1/volumeMounts/0/name",

@@ -112,7 +112,7 @@ WRONG = [
     ("apiVersion", ..., "apiVersion", "is missing; expected v1"),
     ("apiVersion", "v2", "apiVersion", "expected 'v1', not 'v2'"),
     ("kind", ..., "kind", "is missing"),
-    ("kind", "Secret", "kind", "Job, CronJob, Service or ConfigMap, not 'Secret'"),
+    ("kind", "Widget", "kind", "Job, CronJob, Service or ConfigMap, not 'Widget'"),
     ("kind", "Deployment", "apiVersion", "expected 'apps/v1', not 'v1'"),
     ("kind", "pod", "kind", "did you mean 'Pod'?"),
     ("metadata", ..., "metadata", "is missing"),
@@ -144,6 +144,7 @@ WRONG = [
     ("spec.containers[0].command", "sh", "spec.containers[0].command", "a list, not 'sh'"),
     ("spec.containers[0].command", [5], "spec.containers[0].command[0]", "a string"),
     ("spec.containers[0].command", ["\0"], "spec.containers[0].command[0]", "NUL"),
+    ("spec.containers[0].command", ["\ud800"], "spec.containers[0].command[0]", "halves"),
     ("spec.containers[0].workingDir", "x", "spec.containers[0].workingDir", "absolute"),
     ("spec.containers[0].restartPolicy", "Always", "spec.containers[0].restartPolicy", "only an"),
     (
@@ -316,6 +317,11 @@ def test_several_documents(tmp_path: Path) -> None:
     found = manifest.read(file)
     assert [pod.name for pod in found.pods] == ["one"]
     assert found.others == (("Service", "web"), ("ConfigMap", "settings"))
+    secret = "---\napiVersion: v1\nkind: Secret\nmetadata: {name: s}\ndata: {a: YQ==}\n"
+    file.write_text(YAML + secret)
+    found = manifest.read(file)
+    assert found.others[-1] == ("Secret", "s")
+    assert {thing["kind"] for thing in found.pod().beside} == {"Service", "ConfigMap"}
     pod = YAML.split("---\n")[1]
     file.write_text(YAML + "---\n" + pod.replace("one", "two"))
     with pytest.raises(ManifestError, match=r"expected one Pod, not 2 \(one, two\)"):

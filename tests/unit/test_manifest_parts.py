@@ -229,6 +229,7 @@ def test_what_is_wrong_with_a_config_map(tmp_path: Path) -> None:
             "document 2: the document: expected at most 1 MiB",
         ),
         ({"binaryData": {"a": "?"}}, "document 2: binaryData.a: expected bytes in base64"),
+        ({"binaryData": {"a": "ü"}}, "document 2: binaryData.a: expected bytes in base64"),
         (
             {"binaryData": {"SIZE": ""}},
             "document 2: binaryData.SIZE: expected a key that is not in",

@@ -10,7 +10,6 @@ not use it.
 from __future__ import annotations
 
 import base64
-import binascii
 import dataclasses
 import os
 import re
@@ -85,11 +84,12 @@ def read(
             unread.append(other)
             continue
         kind = _kind(document)
-        if kind in ("Service", "ConfigMap"):
+        if kind in ("Service", "ConfigMap", *_LEFT):
             metadata = document.value.get("metadata")
             name = metadata.get("name") if isinstance(metadata, dict) else None
             others.append((kind, str(name or "")))
-            things.append(document.value)
+            if kind not in _LEFT:
+                things.append(document.value)
             if kind == "Service":
                 services.append(_service(document))
             elif kind == "ConfigMap":
@@ -145,6 +145,12 @@ _KINDS = {
     "ConfigMap": "v1",
 }
 """The kinds that are read, and the apiVersion of each."""
+_LEFT = words(
+    "ClusterRole ClusterRoleBinding HorizontalPodAutoscaler Ingress LimitRange Namespace "
+    "NetworkPolicy PersistentVolume PersistentVolumeClaim PodDisruptionBudget PriorityClass "
+    "ResourceQuota Role RoleBinding Secret ServiceAccount StorageClass"
+)
+"""The kinds that may be there as well, and are not read."""
 _DOCUMENT = words("apiVersion kind metadata spec status")
 _METADATA = words(
     "name namespace labels annotations generateName uid resourceVersion generation selfLink "
@@ -176,10 +182,14 @@ def _kind(document: Node) -> str:
         if document.value.get(name) is None:
             document.missing(name, "v1 for a Pod" if name == "apiVersion" else "Pod")
     kind = Node(document.source, "kind", document.value["kind"]).text()
+    if kind in _LEFT:
+        return kind
     if kind not in _KINDS:
         *some, last = _KINDS
         choices = f"{', '.join(some)} or {last}"
-        Node(document.source, "kind", kind).wrong(choices, repr(kind) + hint(kind, _KINDS))
+        Node(document.source, "kind", kind).wrong(
+            choices, repr(kind) + hint(kind, (*_KINDS, *_LEFT))
+        )
     Node(document.source, "apiVersion", document.value["apiVersion"]).one_of(_KINDS[kind])
     return kind
 
@@ -313,7 +323,7 @@ def _config_map(document: Node, others: Mapping[str, ConfigMap]) -> ConfigMap:
         where = Node(document.source, f"binaryData.{key}", text)
         try:
             binary[key] = base64.b64decode(text, validate=True)
-        except binascii.Error:
+        except ValueError:
             where.wrong("bytes in base64")
         if key in data:
             where.wrong("a key that is not in data", repr(key))

@@ -78,6 +78,8 @@ class Node:
             self.wrong("a string" + (" (put it in quotation marks)" if number else ""))
         if "\0" in self.value:
             self.wrong("a string without NUL characters")
+        if _HALF.search(self.value):
+            self.wrong("a string of Unicode characters, without halves of a pair")
         return self.value
 
     def texts(self) -> tuple[str, ...]:
@@ -150,6 +152,7 @@ class Node:
         return isinstance(self.value, str)
 
 
+_HALF = re.compile("[\ud800-\udfff]")
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _QUANTITY = re.compile(
     r"((?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,3})?)([KMGTPE]i|[numkMGTPE])?", re.ASCII
