@@ -174,14 +174,20 @@ class Group(Mapping[str, Pod]):
                 self._network.close()
 
     def close(self) -> None:
-        """End all Pods, last first, then what they had in common. Idempotent."""
-        errors: list[Exception] = []
+        """End all Pods, last first, then what they had in common. Idempotent.
+
+        Interrupted by Ctrl-C as `Pod.close`: the others are killed, not left.
+        """
+        errors: list[BaseException] = []
         closing = [pod.close for pod in reversed(self._pods.values())]
         for close in [*closing, *([self._network.close] if self._network else [])]:
             try:
                 close()
-            except Exception as error:  # the others are to end all the same
+            except BaseException as error:  # the others are to end all the same
                 errors.append(error)
+                if not isinstance(error, Exception):  # Ctrl-C: and at once
+                    for pod in self._pods.values():
+                        pod.grace = 0.0
         if errors:
             raise errors[0]
 

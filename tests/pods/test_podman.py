@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import PATIENCE, ROOT, eventually, unique_name
+from support import PATIENCE, ROOT, eventually, took_at_most, unique_name
 
 import podipc
 from podipc.pod import notes_of, up, up_all
@@ -877,3 +877,25 @@ def test_threads_at_once(make: Maker) -> None:
     for thread in threads:
         thread.join(PATIENCE)
     assert not failed
+
+
+def test_an_interrupted_end_of_several_pods(tmp_path: Path) -> None:
+    deaf = "trap 'echo no' TERM; echo runs; while :; do sleep 0.05; done"
+    file = tmp_path / "pods.yaml"
+    documents = [document(container("c", deaf), terminationGracePeriodSeconds=1000) for _ in "ab"]
+    file.write_text("\n---\n".join(map(json.dumps, documents)))
+    pods = up_all(file, "podman")
+    pods.ready(PATIENCE)
+    first, last = pods.values()
+    for pod in (first, last):
+        eventually(lambda pod=pod: "runs" in pod["c"].logs(), "it has its handler")
+
+    def interrupt() -> None:
+        eventually(lambda: "no" in last["c"].logs(), "it does not end")
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
+    with took_at_most(PATIENCE), pytest.raises(KeyboardInterrupt):
+        pods.close()
+    assert [pod["c"].returncode for pod in (first, last)] == [-signal.SIGKILL] * 2
+    assert ours() == NOTHING
