@@ -6,13 +6,15 @@ import importlib
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Any, Protocol, Self, TypeVar, overload
 
 from podipc.deadline import Deadline
 from podipc.pod import manifest as manifests
 from podipc.pod import resolved, start
 from podipc.pod.errors import ManifestError, UnknownPod
 from podipc.pod.runtime import Pod
+
+T = TypeVar("T")
 
 
 class Network(Protocol):
@@ -105,6 +107,19 @@ class Group(Mapping[str, Pod]):
             raise UnknownPod(
                 f"there is no Pod {name!r} in the file; there is {', '.join(self._pods)}"
             ) from None
+
+    # Those of Mapping expect a KeyError.
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._pods
+
+    @overload
+    def get(self, name: str, /) -> Pod | None: ...
+    @overload
+    def get(self, name: str, /, default: Pod | T) -> Pod | T: ...
+    def get(self, name: str, /, default: Any = None) -> Any:
+        """The Pod of that name, or `default`."""
+        return self._pods.get(name, default)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._pods)
