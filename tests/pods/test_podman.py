@@ -794,7 +794,9 @@ def test_two_pods_in_the_background(tmp_path: Path) -> None:
         line.run("down", names[0], "--grace", "0")
         assert [pod["name"] for pod in json.loads(line.run("list", "--json")[0])] == [names[1]]
     finally:
-        line.run("down", names[1], "--grace", "0")
+        out, err = line.run("down", str(file), "--grace", "0", code=1)
+    assert f"no Pod '{names[0]}' runs here" in err
+    assert out == f"Pod {names[1]} is down\n"
     assert ours() == NOTHING
     eventually(lambda: networks_now() <= networks, "the network is gone")
 
@@ -829,6 +831,9 @@ def test_up_all_from_python() -> None:
         assert pods["client"]["client"].logs().startswith("127.0.0.1 refused")
         with pytest.raises(UnknownPod, match="there is server, client"):
             pods["nobody"]
+        assert "nobody" not in pods
+        assert "client" in pods
+        assert (pods.get("nobody"), pods.get("client")) == (None, pods["client"])
 
 
 def test_up_all_idle(tmp_path: Path) -> None:
