@@ -376,6 +376,13 @@ def test_no_quantities(write: Any, text: Any) -> None:
         read(write({"spec.volumes[0].emptyDir.sizeLimit": text}))
 
 
+def test_a_cpu_limit_of_nothing_is_none(write: Any) -> None:
+    pod = read(write({"spec.containers[0].resources": {"limits": {"cpu": "0"}}}))
+    assert pod.containers[0].cpu is None
+    with pytest.raises(ManifestError, match=r"limits\.cpu: expected a quantity below"):
+        read(write({"spec.containers[0].resources": {"limits": {"cpu": "1e999"}}}))
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
