@@ -165,7 +165,7 @@ class Group(Mapping[str, Pod]):
         """Wait until all containers of all Pods have been started; see `Pod.ready`."""
         deadline = Deadline(timeout)
         for pod in self._pods.values():
-            pod.ready(deadline.left())
+            pod.ready(deadline.left_or_never())
 
     def wait(self, timeout: float | None = None) -> str:
         """Wait until all Pods that count have ended; ``Succeeded`` or ``Failed``.
@@ -177,7 +177,7 @@ class Group(Mapping[str, Pod]):
         """
         deadline = Deadline(timeout)
         for pod in self._counting():
-            pod.wait(deadline.left())
+            pod.wait(deadline.left_or_never())
         return self.phase
 
     def end(self, name: str) -> None:
