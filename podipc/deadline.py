@@ -25,6 +25,10 @@ class Deadline:
         """Seconds until then, not below 0."""
         return max(0.0, min(at_most, self.at - time.monotonic()))
 
+    def left_or_never(self) -> float | None:
+        """As `left`, for what takes None for never, and takes it for an error if its time is up."""
+        return None if self.at == math.inf else self.left(at_most=1e9)
+
     def at_least(self, seconds: float) -> "Deadline":
         """The same, but not sooner than in so many seconds."""
         later = Deadline(seconds)

@@ -13,7 +13,7 @@ from podipc.pod.manifest import Container, Pod, Volume
 INTERPRETER = 40 << 20
 """Bytes that a process has with Python, numpy and podipc, before it has any tensor."""
 DEV_SHM = 64 << 20
-_NUMBER = r"(0x[\da-fA-F_]{1,16}|\d[\d_]{0,17})"
+_NUMBER = r"(0x(?:_?[\da-fA-F]){1,16}|\d(?:_?\d){0,17})(?!\w)"
 _AMOUNT = re.compile(rf"{_NUMBER}(?:\s*(<<|\*\*|\*)\s*{_NUMBER})?")
 _BUDGET = re.compile(rf"\bmax_bytes\s*=\s*({_AMOUNT.pattern})")
 _SEGMENT = re.compile(r"\bSegment\.create\(([^()\n]{0,200})|\bSharedMemory\(([^()\n]{0,200})")

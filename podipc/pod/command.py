@@ -426,11 +426,17 @@ def _said(pod: str, container: str, follow: bool) -> Iterator[bytes]:
 def _down(options: argparse.Namespace) -> int:
     from podipc.pod.background import state
 
+    code = OK
     for name in _names(options.pod):
-        with state.Call(name, {"do": "down", "grace": options.grace}):
-            pass
-        print(f"Pod {name} is down")
-    return OK
+        try:
+            with state.Call(name, {"do": "down", "grace": options.grace}):
+                pass
+        except PodipcError as error:  # the others of the file are to end all the same
+            _say(str(error))
+            code = FAILED
+        else:
+            print(f"Pod {name} is down", flush=True)
+    return code
 
 
 def _list(options: argparse.Namespace) -> int:

@@ -6,13 +6,15 @@ import importlib
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Any, Protocol, Self, TypeVar, overload
 
 from podipc.deadline import Deadline
 from podipc.pod import manifest as manifests
 from podipc.pod import resolved, start
 from podipc.pod.errors import ManifestError, UnknownPod
 from podipc.pod.runtime import Pod
+
+T = TypeVar("T")
 
 
 class Network(Protocol):
@@ -106,6 +108,19 @@ class Group(Mapping[str, Pod]):
                 f"there is no Pod {name!r} in the file; there is {', '.join(self._pods)}"
             ) from None
 
+    # Those of Mapping expect a KeyError.
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._pods
+
+    @overload
+    def get(self, name: str, /) -> Pod | None: ...
+    @overload
+    def get(self, name: str, /, default: Pod | T) -> Pod | T: ...
+    def get(self, name: str, /, default: Any = None) -> Any:
+        """The Pod of that name, or `default`."""
+        return self._pods.get(name, default)
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._pods)
 
@@ -150,7 +165,7 @@ class Group(Mapping[str, Pod]):
         """Wait until all containers of all Pods have been started; see `Pod.ready`."""
         deadline = Deadline(timeout)
         for pod in self._pods.values():
-            pod.ready(deadline.left())
+            pod.ready(deadline.left_or_never())
 
     def wait(self, timeout: float | None = None) -> str:
         """Wait until all Pods that count have ended; ``Succeeded`` or ``Failed``.
@@ -162,7 +177,7 @@ class Group(Mapping[str, Pod]):
         """
         deadline = Deadline(timeout)
         for pod in self._counting():
-            pod.wait(deadline.left())
+            pod.wait(deadline.left_or_never())
         return self.phase
 
     def end(self, name: str) -> None:
@@ -174,14 +189,20 @@ class Group(Mapping[str, Pod]):
                 self._network.close()
 
     def close(self) -> None:
-        """End all Pods, last first, then what they had in common. Idempotent."""
-        errors: list[Exception] = []
+        """End all Pods, last first, then what they had in common. Idempotent.
+
+        Interrupted by Ctrl-C as `Pod.close`: the others are killed, not left.
+        """
+        errors: list[BaseException] = []
         closing = [pod.close for pod in reversed(self._pods.values())]
         for close in [*closing, *([self._network.close] if self._network else [])]:
             try:
                 close()
-            except Exception as error:  # the others are to end all the same
+            except BaseException as error:  # the others are to end all the same
                 errors.append(error)
+                if not isinstance(error, Exception):  # Ctrl-C: and at once
+                    for pod in self._pods.values():
+                        pod.grace = 0.0
         if errors:
             raise errors[0]
 

@@ -42,7 +42,8 @@ def idle(spec: Pod, running: Collection[str] = ()) -> Pod:
     def changed(container: Container, *, init: bool) -> Container:
         if container.name in running or (init and not container.sidecar):
             return container
-        return replace(container, command=COMMAND, args=())
+        # Its startup probe asks for what it does not start.
+        return replace(container, command=COMMAND, args=(), startup=None)
 
     containers = tuple(changed(c, init=False) for c in spec.containers)
     init = tuple(changed(c, init=True) for c in spec.init)

@@ -381,6 +381,22 @@ def test_a_limit_that_cannot_be_set_is_said(make: Maker, monkeypatch: pytest.Mon
         assert note in pod.notes
 
 
+def test_of_version_2_both_limits_are_set_in_one_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = tmp_path / "a/b/c"
+    own.mkdir(parents=True)
+    for group, names in ((own, ""), (own.parent, "cpu"), (own.parent.parent, "cpu memory")):
+        (group / "cgroup.subtree_control").write_text(names)
+        (group / "cgroup.procs").touch()
+    monkeypatch.setattr(cgroups, "_mounts", lambda: {"": (tmp_path, "/")})
+    monkeypatch.setattr(cgroups, "_own", lambda *_: own)
+    found = cgroups.controllers()
+    assert {name: c.parent for name, c in found.items()} == dict.fromkeys(
+        ("memory", "cpu"), tmp_path / "a"
+    )
+
+
 # Order, restarts, ends
 
 

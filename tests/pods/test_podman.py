@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import PATIENCE, ROOT, eventually, unique_name
+from support import PATIENCE, ROOT, eventually, took_at_most, unique_name
 
 import podipc
 from podipc.pod import notes_of, up, up_all
@@ -794,7 +794,9 @@ def test_two_pods_in_the_background(tmp_path: Path) -> None:
         line.run("down", names[0], "--grace", "0")
         assert [pod["name"] for pod in json.loads(line.run("list", "--json")[0])] == [names[1]]
     finally:
-        line.run("down", names[1], "--grace", "0")
+        out, err = line.run("down", str(file), "--grace", "0", code=1)
+    assert f"no Pod '{names[0]}' runs here" in err
+    assert out == f"Pod {names[1]} is down\n"
     assert ours() == NOTHING
     eventually(lambda: networks_now() <= networks, "the network is gone")
 
@@ -829,6 +831,9 @@ def test_up_all_from_python() -> None:
         assert pods["client"]["client"].logs().startswith("127.0.0.1 refused")
         with pytest.raises(UnknownPod, match="there is server, client"):
             pods["nobody"]
+        assert "nobody" not in pods
+        assert "client" in pods
+        assert (pods.get("nobody"), pods.get("client")) == (None, pods["client"])
 
 
 def test_up_all_idle(tmp_path: Path) -> None:
@@ -877,3 +882,25 @@ def test_threads_at_once(make: Maker) -> None:
     for thread in threads:
         thread.join(PATIENCE)
     assert not failed
+
+
+def test_an_interrupted_end_of_several_pods(tmp_path: Path) -> None:
+    deaf = "trap 'echo no' TERM; echo runs; while :; do sleep 0.05; done"
+    file = tmp_path / "pods.yaml"
+    documents = [document(container("c", deaf), terminationGracePeriodSeconds=1000) for _ in "ab"]
+    file.write_text("\n---\n".join(map(json.dumps, documents)))
+    pods = up_all(file, "podman")
+    pods.ready(PATIENCE)
+    first, last = pods.values()
+    for pod in (first, last):
+        eventually(lambda pod=pod: "runs" in pod["c"].logs(), "it has its handler")
+
+    def interrupt() -> None:
+        eventually(lambda: "no" in last["c"].logs(), "it does not end")
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
+    with took_at_most(PATIENCE), pytest.raises(KeyboardInterrupt):
+        pods.close()
+    assert [pod["c"].returncode for pod in (first, last)] == [-signal.SIGKILL] * 2
+    assert ours() == NOTHING

@@ -238,3 +238,14 @@ def test_what_is_said_of_probes(make: Maker) -> None:
         "spec.containers[2].readinessProbe: not used, only startup probes are made here",
     ):
         assert any(note.startswith(start) for note in said), (start, said)
+
+
+def test_an_idle_pod_is_up_without_its_programs(make: Maker) -> None:
+    file = make.write(
+        container("main", "true"),
+        initContainers=[sidecar("true", exec={"command": ["false"]}, failureThreshold=1)],
+        **VOLUME,
+    )
+    with up(file, "local", idle=True, grace=0) as pod:
+        pod.ready(PATIENCE)
+        assert [pod[name].state for name in ("side", "main")] == ["running"] * 2

@@ -121,3 +121,11 @@ def test_the_environment_knows_where_it_is(start: Start) -> None:
     look = "import os, socket; [os.environ.get('HOSTNAME') == socket.gethostname(), os.getcwd()]"
     assert pod["a"].run(look).unwrap() == [True, "/tmp"]
     assert pod["a"].run("os.environ.get('PWD', os.getcwd())").unwrap() == "/tmp"
+
+
+def test_a_very_long_grace_period(start: Start) -> None:
+    ends = container("a", "trap 'echo ends; exit 0' TERM; echo runs; while :; do sleep 0.05; done")
+    pod = start(ends, restartPolicy="Never", terminationGracePeriodSeconds=5_000_000)
+    eventually(lambda: "runs" in pod["a"].logs(), "it runs")
+    pod.close()
+    assert pod["a"].logs() == "runs\nends\n"

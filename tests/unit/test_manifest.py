@@ -284,6 +284,15 @@ def test_yaml_is_read_as_kubernetes_reads_it(tmp_path: Path) -> None:
         "[&a0 [], " + ", ".join(f"&a{i + 1} [*a{i}, *a{i}]" for i in range(64)) + "]"
     )
     assert "a value that JSON has not, b'a'" in text_of("{x: !!binary YQ==}")
+    assert "a field whose name JSON has not" in text_of("{!!binary YQ==: x}")
+    for affinity in ("!!map [a]", "!!timestamp 2024-02-30", "!!bool x", "!!int ''", "1" * 5000):
+        assert "has a value that cannot be read: " in text_of(affinity), affinity
+    file.write_text(f'{{"spec": {"1" * 5000}}}')
+    with pytest.raises(ManifestError, match="cannot be read: Exceeds the limit"):
+        read(file)
+    for path in ("a\0b", "\ud800"):
+        with pytest.raises(ManifestError, match="is not the path of a file"):
+            read(path)
 
 
 def test_no_code_is_run(tmp_path: Path) -> None:
@@ -371,6 +380,13 @@ def test_quantities(write: Any, text: Any, expected: int) -> None:
 def test_no_quantities(write: Any, text: Any) -> None:
     with pytest.raises(ManifestError, match="sizeLimit: expected a"):
         read(write({"spec.volumes[0].emptyDir.sizeLimit": text}))
+
+
+def test_a_cpu_limit_of_nothing_is_none(write: Any) -> None:
+    pod = read(write({"spec.containers[0].resources": {"limits": {"cpu": "0"}}}))
+    assert pod.containers[0].cpu is None
+    with pytest.raises(ManifestError, match=r"limits\.cpu: expected a quantity below"):
+        read(write({"spec.containers[0].resources": {"limits": {"cpu": "1e999"}}}))
 
 
 @pytest.mark.parametrize(

@@ -119,3 +119,9 @@ def test_capabilities_by_name() -> None:
 
 def test_mount_points_with_spaces() -> None:
     assert probe._unescaped(r"/a\040b\134c") == "/a b\\c"
+
+
+def test_addresses_without_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = probe._read
+    monkeypatch.setattr(probe, "_read", lambda path: "" if "if_inet6" in path else read(path))
+    assert not any(":" in address for address in probe.addresses())

@@ -377,7 +377,9 @@ def addresses() -> list[str]:
         elif text.startswith("/32 host LOCAL") and last not in found:
             found.append(last)
     for line in _lines("/proc/net/if_inet6"):
-        digits = line.split()[0]
+        digits = line.partition(" ")[0]
+        if not digits:  # without IPv6 the file is empty, or not there
+            continue
         groups = [digits[i : i + 4] for i in range(0, 32, 4)]
         found.append(_short_ipv6(":".join(groups)))
     return found

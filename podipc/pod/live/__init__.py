@@ -120,9 +120,9 @@ class Live:
         deadline = Deadline(timeout)
         session = self._open(deadline)
         asked = self._asked(code, variables, listener, name, background=False)
-        run = session.begin(asked, deadline.left())
+        run = session.begin(asked, deadline.left_or_never())
         try:
-            return session.wait(run, listener, deadline.left())
+            return session.wait(run, listener, deadline.left_or_never())
         except Timeout:
             raise self._timed_out(session, run, listener, timeout) from None
         except PodipcError:

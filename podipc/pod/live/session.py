@@ -142,7 +142,8 @@ class Session:
         deadline = Deadline(timeout)
         with self._changed:
             if not asked.background:
-                self._until(lambda: self._foreground is None, deadline.left(), "other code runs")
+                left = deadline.left_or_never()
+                self._until(lambda: self._foreground is None, left, "other code runs")
             self._check()
             number = next(self._numbers)
             run = Run(

@@ -48,7 +48,14 @@ class Controller:
 
 def controllers() -> dict[str, Controller]:
     """For memory and cpu, where this process could make groups."""
-    return {name: _controller(name) for name in ("memory", "cpu")}
+    found = {name: _controller(name) for name in ("memory", "cpu")}
+    parents = {c.parent for c in found.values() if c.version == 2 and c.parent is not None}
+    if len(parents) > 1:
+        # A process is in one group of version 2, so both limits have to be set there. What a
+        # group hands on is handed on by those above it as well: the upper one has both.
+        upper = min(parents, key=lambda path: len(path.parts))
+        return dict.fromkeys(found, Controller(2, upper))
+    return found
 
 
 def groups(

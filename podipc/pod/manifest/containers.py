@@ -129,7 +129,7 @@ def _container(
         mounts=_mounts(fields.get("volumeMounts"), volumes, others),
         security=security_of(security),
         memory=None if memory is None else int(memory),
-        cpu=None if cpu is None else float(cpu),
+        cpu=float(cpu) if cpu else None,  # 0 is no limit, as in Kubernetes
         amounts=amounts,
         ports=_ports(fields.get("ports")),
         sidecar=sidecar,
@@ -165,6 +165,8 @@ def _amounts(node: Node | None, others: list[str]) -> dict[str, Decimal]:
             if resource not in known and not is_own:
                 at.wrong("memory, cpu, ephemeral-storage or DOMAIN/NAME", repr(resource))
             amount = Decimal(at.bytes()) if resource == "memory" else at.quantity()
+            if amount >= 2**63:
+                at.wrong("a quantity below 2**63")
             amounts[f"{key}.{resource}"] = amount
             if key == "requests" and amount > amounts.get(f"limits.{resource}", amount):
                 at.wrong(f"at most its limit, {fields['limits'].value[resource]}")

@@ -204,6 +204,8 @@ def documents(file: Path) -> Iterator[Node]:
         ) from error
     except OSError as error:
         raise ManifestError(f"{source}: cannot be read: {error.strerror}", source) from error
+    except ValueError as error:
+        raise ManifestError(f"{source!r}: is not the path of a file: {error}", source) from error
     read = _json if text.lstrip().startswith("{") else _yaml
     try:
         found = [document for document in read(text, source) if document is not None]
@@ -232,6 +234,9 @@ def _no_json(found: list[Any]) -> str:
             return f"has more than {_MOST:,} values, or one that contains itself"
         if isinstance(value, dict):
             todo += value.values()
+            for key in value:
+                if not isinstance(key, str | int | float | None):
+                    return f"has a field whose name JSON has not, {_shown(key)}"
         elif isinstance(value, list):
             todo += value
         elif not isinstance(value, str | int | float | None):
@@ -258,6 +263,10 @@ def _json(text: str, source: str) -> list[Any]:
             if other.needs_yaml:
                 raise ManifestError(f"{source}: is not JSON: {error}", source) from error
             raise
+    except ManifestError:
+        raise
+    except ValueError as error:  # a number of thousands of digits
+        raise ManifestError(f"{source}: cannot be read: {error}", source) from error
 
 
 _TEXTS = re.compile(r"\d{4}-\d\d?-\d\d?|[-+]?\d[\d_]*(:[0-5]?\d)+(\.[\d_]*)?$", re.ASCII)
@@ -308,6 +317,12 @@ def _yaml(text: str, source: str) -> list[Any]:
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         what = getattr(error, "problem", None) or str(error).partition("\n")[0]
         raise ManifestError(f"{source}: {where}is not YAML: {what}", source) from error
+    except ManifestError:
+        raise
+    except (ValueError, TypeError, LookupError, OverflowError) as error:
+        # PyYAML passes on what goes wrong where a tag or a number does not fit its text.
+        what = f"{type(error).__name__}: {error}"
+        raise ManifestError(f"{source}: has a value that cannot be read: {what}", source) from error
 
 
 def pick(fields: Mapping[str, Node], name: str, read: Callable[[Node], Any], default: Any) -> Any:

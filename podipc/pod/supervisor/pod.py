@@ -275,7 +275,8 @@ class Pod(observed.Pod):
         due = [moment for moment in moments if moment is not None]
         if until is not None:
             due = [until]
-        timeout = max(0.0, min(due) - time.monotonic()) if due else None
+        # More than some weeks is an error of select(); whoever calls looks again.
+        timeout = max(0.0, min(min(due) - time.monotonic(), 3600.0)) if due else None
         for key, _ in self._selector.select(timeout):
             if key.fd == self._wake_read:
                 with contextlib.suppress(BlockingIOError):
