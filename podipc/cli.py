@@ -84,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="podipc",
         description="Move tensors between the containers of one Kubernetes Pod, and see how the\n"
         "ways of doing it compare.",
-        epilog=EXIT_CODES,
+        epilog="podipc COMMAND --help has the options and examples of each.\n\n" + EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"podipc {podipc.__version__}")

@@ -178,11 +178,14 @@ def _left_behind(
 ) -> list[str]:
     left = [f"/dev/shm/{name}" for name in _entries() - entries - {base.name}]
     # Of another UID's empty directory only that UID could clear /dev/shm.
-    left += [
-        str(path)
-        for path in base.rglob("*")
-        if path.is_file() or path.is_socket() or path.stat().st_uid == os.geteuid()
-    ]
+    try:
+        left += [
+            str(path)
+            for path in base.rglob("*")
+            if path.is_file() or path.is_socket() or path.stat().st_uid == os.geteuid()
+        ]
+    except FileNotFoundError:  # it has just gone: look again
+        left.append(f"{base}, which changed while it was looked at")
     if objects is None:
         return left
     left += [f"process {pid} ({cmd})" for pid, cmd in _children().items() if pid not in children]

@@ -26,8 +26,9 @@ memory, and says what the two share. It ends when all who have come know each
 other. With an address shm:///DIR they meet beside DIR instead of where bare
 names are.
 
---manifest looks at every Pod of a file. What it does not look at, such as a
-Secret or an Ingress, is named in a line that begins with "ok  not read".
+--manifest looks at every Pod of a file, and at the Pod templates of
+Deployments, Jobs and the like. What it does not look at, such as a Secret or an
+Ingress, is named in a line that begins with "ok" and "not read".
 
 A line that is not ok is followed by the change that mends it: a field of the
 Pod's manifest and its value.

@@ -89,13 +89,14 @@ def test_what_an_encoding_lacks_is_shown_in_another_way():
 
 
 def test_names_of_channels_cannot_act_on_a_terminal(podipc_dir):
-    for name in (b"a\x1b[2Jb", b"a\xffb"):
+    names = [b"a\x1b[2Jb", b"a\xffb"]
+    for name in names:
         os.makedirs(os.path.join(os.fsencode(podipc_dir), name))
     ran = podipc("ls")
     assert (ran.returncode, ran.stderr) == (0, b"")
     assert b"a?[2Jb" in ran.stdout
     assert b"a?b" in ran.stdout
-    ran = podipc("rm", "--dead")
+    ran = podipc("rm", *map(os.fsdecode, names))
     assert (ran.returncode, ran.stderr) == (0, b"")
     assert b"removed a?b" in ran.stdout
     assert not podipc_dir.exists()
