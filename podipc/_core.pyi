@@ -143,31 +143,45 @@ class Receiver:
 
 @final
 class Segment:
+    """Shared memory with the buffer protocol: ``numpy.frombuffer(memoryview(segment), dtype)``."""
+
     @classmethod
     def create(
         cls, size: int, name: str | os.PathLike[str] | None = None, *, mode: int = 0o600
-    ) -> Segment: ...
+    ) -> Segment:
+        """Make shared memory of `size` bytes, all zero, writable here."""
     @classmethod
     def open(
         cls, name: str | os.PathLike[str], *, writable: bool = False, owner: int | None = None
-    ) -> Segment: ...
+    ) -> Segment:
+        """Map a segment that exists: a name in /dev/shm, or an absolute path."""
     @classmethod
-    def from_fd(cls, fd: int, writable: bool = False) -> Segment: ...
+    def from_fd(cls, fd: int, writable: bool = False) -> Segment:
+        """Map the memory behind a descriptor, of a memfd or a file."""
     @property
-    def name(self) -> str | None: ...
+    def name(self) -> str | None:
+        """The name it was created or opened by, or None."""
     @property
-    def size(self) -> int: ...
+    def size(self) -> int:
+        """Its size in bytes."""
     @property
-    def fd(self) -> int: ...
+    def fd(self) -> int:
+        """The descriptor, as `fileno`."""
     @property
-    def writable(self) -> bool: ...
+    def writable(self) -> bool:
+        """Whether it is mapped for writing here."""
     @property
-    def sealed(self) -> bool: ...
+    def sealed(self) -> bool:
+        """Whether nobody can make it shorter any more."""
     @property
-    def closed(self) -> bool: ...
-    def fileno(self) -> int: ...
-    def close(self) -> None: ...
-    def unlink(self) -> None: ...
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+    def fileno(self) -> int:
+        """The descriptor; it stays the segment's own."""
+    def close(self) -> None:
+        """Unmap the memory here."""
+    def unlink(self) -> None:
+        """Remove the name."""
     def __len__(self) -> int: ...
     def __buffer__(self, flags: int, /) -> memoryview: ...
     def __enter__(self) -> Self: ...
@@ -181,22 +195,33 @@ class Segment:
 
 @final
 class Semaphore:
+    """A POSIX semaphore with a name that all containers of a Pod see."""
+
     @classmethod
     def create(
         cls, name: str | os.PathLike[str], value: int = 1, *, mode: int = 0o600
-    ) -> Semaphore: ...
+    ) -> Semaphore:
+        """Make a semaphore that stands at `value`, and give it a name in /dev/shm."""
     @classmethod
-    def open(cls, name: str | os.PathLike[str]) -> Semaphore: ...
+    def open(cls, name: str | os.PathLike[str]) -> Semaphore:
+        """Open a semaphore that exists, made by `create` or by another program."""
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The name it was created or opened by."""
     @property
-    def value(self) -> int: ...
+    def value(self) -> int:
+        """How many can be acquired without waiting; may be old by the time it is seen."""
     @property
-    def closed(self) -> bool: ...
-    def acquire(self, timeout: float | None = None) -> Literal[True]: ...
-    def release(self, n: int = 1) -> None: ...
-    def close(self) -> None: ...
-    def unlink(self) -> None: ...
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+    def acquire(self, timeout: float | None = None) -> Literal[True]:
+        """Take one: wait until the value is above 0, and lower it by 1."""
+    def release(self, n: int = 1) -> None:
+        """Give `n` back: raise the value, and wake as many waiting processes."""
+    def close(self) -> None:
+        """Give up this handle."""
+    def unlink(self) -> None:
+        """Remove the name."""
     def __enter__(self) -> Self: ...
     def __exit__(
         self,
@@ -238,14 +263,21 @@ class Infra:
 
 @final
 class LoopbackListener:
+    """Listens on loopback, which the containers of a Pod share, for `LoopbackStream.connect`."""
+
     def __new__(cls, port: int = 0, host: str = "127.0.0.1") -> Self: ...
     @property
-    def port(self) -> int: ...
+    def port(self) -> int:
+        """The port, also if 0 was asked for."""
     @property
-    def closed(self) -> bool: ...
-    def accept(self, timeout: float | None = None) -> LoopbackStream: ...
-    def close(self) -> None: ...
-    def fileno(self) -> int: ...
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+    def accept(self, timeout: float | None = None) -> LoopbackStream:
+        """Wait for a connection: the `LoopbackStream` to whoever connected."""
+    def close(self) -> None:
+        """Stop listening."""
+    def fileno(self) -> int:
+        """The descriptor of the socket; readable when somebody has connected."""
     def __enter__(self) -> Self: ...
     def __exit__(
         self,
@@ -257,16 +289,24 @@ class LoopbackListener:
 
 @final
 class LoopbackStream:
+    """A loopback TCP connection between two containers of a Pod that carries tensors both ways."""
+
     @classmethod
     def connect(
         cls, port: int, host: str = "127.0.0.1", timeout: float | None = None
-    ) -> LoopbackStream: ...
+    ) -> LoopbackStream:
+        """Connect to a `LoopbackListener` of any container of the Pod."""
     @property
-    def closed(self) -> bool: ...
-    def send(self, array: Sendable, timeout: float | None = None) -> None: ...
-    def recv(self, timeout: float | None = None) -> npt.NDArray[Any]: ...
-    def close(self) -> None: ...
-    def fileno(self) -> int: ...
+    def closed(self) -> bool:
+        """Whether `close` was called here."""
+    def send(self, array: Sendable, timeout: float | None = None) -> None:
+        """Send one tensor: anything that `podipc.sender` takes."""
+    def recv(self, timeout: float | None = None) -> npt.NDArray[Any]:
+        """Receive the next tensor: an ordinary, private, writable ndarray."""
+    def close(self) -> None:
+        """Say goodbye and disconnect."""
+    def fileno(self) -> int:
+        """The descriptor of the socket; readable when something has come."""
     def __enter__(self) -> Self: ...
     def __exit__(
         self,

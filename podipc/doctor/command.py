@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
+import traceback
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from podipc._core import PodipcError
 from podipc.console import Usage
 from podipc.doctor.finding import FAIL, OK, WARN, Finding, worst
 
@@ -81,6 +84,21 @@ def _seconds(text: str) -> float:
 
 
 def _doctor(options: argparse.Namespace) -> int:
+    """The exit code; 2 also where nothing could be found out: 1 means that it works."""
+    try:
+        code = _examine(options)
+        sys.stdout.flush()
+        return code
+    except (Usage, BrokenPipeError):
+        raise
+    except (OSError, PodipcError) as error:
+        print(f"podipc doctor: {error}", file=sys.stderr)
+    except Exception:
+        traceback.print_exc()
+    return CODES[FAIL]
+
+
+def _examine(options: argparse.Namespace) -> int:
     if options.manifest is not None:
         if options.address is not None or options.meet is not None:
             raise Usage("--manifest checks a file: no address and no --meet go with it")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -117,10 +118,12 @@ def _compare(options: argparse.Namespace) -> int:
     results = _measure(options, wanted) if options.saved is None else _load(options.saved)
     if isinstance(results, int):
         return results
-    for path, text in ((options.json, results.to_json), (options.csv, results.to_csv)):
-        _write(path, text)
-    if "-" not in (options.json, options.csv):
-        _show(options, results, other)
+    try:
+        for path, text in ((options.json, results.to_json), (options.csv, results.to_csv)):
+            _write(path, text)
+    finally:  # a disk that is full by then is not to cost the run
+        if "-" not in (options.json, options.csv):
+            _show(options, results, other)
     _report(options, results)
     return _verdict(results)
 
@@ -247,9 +250,12 @@ def _check_suffix(name: str, path: str | None) -> None:
 def _check_writable(path: str | None) -> None:
     """Find out before an hour of measuring that the results cannot be saved."""
     if path is not None and path != "-":
+        was_there = os.path.lexists(path)
         try:
             with open(path, "a"):
                 pass
+            if not was_there:
+                os.unlink(path)
         except OSError as error:
             raise Usage(f"cannot write {path}: {error.strerror}") from error
 

@@ -136,6 +136,22 @@ def test_nothing_is_measured(saved):
     assert "--from measures nothing: --quick has no effect" in ran.stderr
 
 
+def test_a_full_disk_does_not_cost_the_run(saved):
+    ran = command("--from", saved, "--json", "/dev/full")
+    assert ran.returncode == 1
+    assert "round trip, median" in ran.stdout
+    assert "No space left" in ran.stderr
+
+
+def test_no_empty_file_of_a_run_that_does_not_start(saved, tmp_path):
+    there, new = tmp_path / "there.csv", tmp_path / "new.json"
+    there.write_text("mine")
+    ran = command("--from", tmp_path / "no.json", "--json", new, "--csv", there)
+    assert ran.returncode == 2
+    assert not new.exists()
+    assert there.read_text() == "mine"
+
+
 def test_output_is_for_one(saved):
     ran = command("--from", saved, "--against", saved, "--json", "-")
     assert ran.returncode == 2

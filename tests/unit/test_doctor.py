@@ -4,10 +4,13 @@ import copy
 import json
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support import PATIENCE, ROOT
 
 import podipc
 from podipc.console import size
@@ -350,6 +353,24 @@ def test_a_place_that_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 )
 def test_sizes(nbytes: int | None, text: str) -> None:
     assert size(nbytes) == text
+
+
+@pytest.mark.parametrize("words", [[], ["--json"]])
+def test_what_cannot_be_said_is_no_warning(words: list[str]) -> None:
+    """Not 1, which would mean that it works."""
+    with open("/dev/full", "w") as full:
+        ran = subprocess.run(
+            [sys.executable, "-m", "podipc", "doctor", *words],
+            check=False,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=PATIENCE,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
+    assert ran.returncode == 2
+    assert "podipc doctor: [Errno 28] No space left on device" in ran.stderr
+    assert "Traceback" not in ran.stderr
 
 
 def test_help_says_the_exit_codes() -> None:

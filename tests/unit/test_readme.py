@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -135,6 +136,22 @@ def test_table_of_exceptions():
     assert {kind.__name__ for kind in errors} - {"PodipcError"} == set(found)
     for name, base in found.items():
         assert issubclass(getattr(podipc, name), getattr(builtins, base)), name
+
+
+def test_table_of_extras():
+    """Each extra that can be installed, and no other."""
+    (table,) = re.findall(r"^\| extra \|.*\n\|---.*\n((?:\|.*\n)+)", README, re.MULTILINE)
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == set(
+        extras["optional-dependencies"]
+    )
+
+
+def test_what_it_is_and_looks_like_comes_first():
+    """The figure, then the two calls, before the reader has to scroll."""
+    lines = README.splitlines()
+    for what, before in (("<picture>", 15), ("## Use it", 20), ("tx.send(", 30), ("## Try it", 80)):
+        assert any(what in line for line in lines[:before]), what
 
 
 def test_links_lead_somewhere():

@@ -1,5 +1,6 @@
 """_core.pyi says of the module what is so, and the public interface type-checks."""
 
+import ast
 import os
 import subprocess
 import sys
@@ -34,6 +35,20 @@ def test_stubtest(tmp_path):
         "podipc._core",
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+@pytest.mark.parametrize("name", ["Segment", "Semaphore", "LoopbackListener", "LoopbackStream"])
+def test_editors_show_what_it_is(name):
+    """They read the stubs, and these classes have no other Python to read."""
+    stubs = ast.parse((ROOT / "podipc/_core.pyi").read_text()).body
+    (cls,) = [node for node in stubs if isinstance(node, ast.ClassDef) and node.name == name]
+    public = [
+        node
+        for node in cls.body
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")
+    ]
+    assert public
+    assert not [node.name for node in (cls, *public) if not ast.get_docstring(node)]
 
 
 def test_uses_type_check(tmp_path):
