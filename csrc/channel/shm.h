@@ -9,9 +9,10 @@
  *   shm_receiver.c   the receiver's data path
  *
  * Locking. Each endpoint has one mutex, private to its process. It guards
- * everything below that is not marked otherwise, is never held over a wait, a
- * large copy or a callback into Python, and is a leaf: no other lock is taken
- * under it. The control thread and any number of callers' threads share it.
+ * everything below that is not marked otherwise, is never held over a wait
+ * (PDI_GOODBYE_NS apart), a large copy or a callback into Python, and is a leaf:
+ * no other lock is taken under it. The control thread and any number of callers'
+ * threads share it.
  */
 #ifndef PDI_SHM_H
 #define PDI_SHM_H
@@ -32,6 +33,8 @@
 enum { PDI_LINKS = 256, PDI_REFUSED = 16 }; /* peers of one endpoint, coming and going included */
 #define PDI_GREETING_NS                                                                            \
     INT64_C(5000000000) /* a peer that has not shaken hands by then is dropped */
+
+#define PDI_GOODBYE_NS INT64_C(100000000) /* for all peers together, at a close */
 
 enum pdi_link_state {
     PDI_GREETING, /* connected, hands not shaken */
@@ -170,8 +173,9 @@ bool pdi_link_add(struct pdi_endpoint *ep, struct pdi_link *link);
 void pdi_link_remove(struct pdi_endpoint *ep, struct pdi_link *link);
 /* Frees what the common part holds. */
 void pdi_link_clear(struct pdi_link *link);
-/* Says goodbye; waits 100 ms at most for room in the socket. */
-void pdi_link_bye(struct pdi_link *link);
+/* Says goodbye; waits until then at most for room in the socket: of all the peers of
+ * an endpoint together PDI_GOODBYE_NS, because its lock is held. */
+void pdi_link_bye(struct pdi_link *link, int64_t until);
 /* Sends a packet without a body. */
 int pdi_link_packet(struct pdi_link *link, enum pdi_packet_kind kind, uint32_t arena, uint64_t size,
                     int fd);

@@ -46,14 +46,12 @@ void pdi_link_clear(struct pdi_link *link)
     pdi_memfd_close(&link->bell);
 }
 
-void pdi_link_bye(struct pdi_link *link)
+void pdi_link_bye(struct pdi_link *link, int64_t until)
 {
     /* An orderly close must not look like a death because the socket was full. */
-    for (int tries = 0; tries < 2; tries++) {
-        if (pdi_link_packet(link, PDI_BYE, 0, 0, -1) != -EAGAIN)
-            return;
+    while (pdi_link_packet(link, PDI_BYE, 0, 0, -1) == -EAGAIN && pdi_now() < until) {
         struct pollfd p = {.fd = link->sock, .events = POLLOUT};
-        (void)pdi_poll(&p, 1, SOON_MS);
+        (void)pdi_poll(&p, 1, pdi_poll_ms(until));
     }
 }
 

@@ -110,7 +110,7 @@ static uint32_t slots(const struct pdi_tx_link *link)
 static void disown(struct pdi_tx_link *link)
 {
     link->link.state = PDI_LEAVING;
-    pdi_link_bye(&link->link);
+    pdi_link_bye(&link->link, 0);
     pdi_packet_hang_up(link->link.sock);
 }
 
@@ -422,7 +422,7 @@ const struct pdi_role_ops pdi_sender_role = {
 
 /* ---- at the end ---- */
 
-static void part_with(struct pdi_shm_sender *tx, struct pdi_link *link, bool forked)
+static void part_with(struct pdi_shm_sender *tx, struct pdi_link *link, int64_t until, bool forked)
 {
     struct pdi_tx_link *t = pdi_tx(link);
     /* The newest must arrive; the ring is larger than such a link may use. */
@@ -430,7 +430,7 @@ static void part_with(struct pdi_shm_sender *tx, struct pdi_link *link, bool for
         push_pending(tx, t);
     /* Also to a receiver whose answer we have not read: for it we may have joined. */
     if (!forked)
-        pdi_link_bye(link);
+        pdi_link_bye(link, until);
     /* What the receiver has is safe in its own mapping; our books close. */
     for (uint32_t i = 0; i < t->ticket_count; i++)
         if (t->tickets[i].chunk != PDI_NONE)
@@ -446,8 +446,9 @@ uint64_t pdi_sender_part(struct pdi_shm_sender *tx)
     bool forked = pdi_endpoint_forked(&tx->ep);
     if (!forked && tx->orphan_count > 0)
         (void)flush_orphans(tx);
+    int64_t until = pdi_now() + PDI_GOODBYE_NS;
     while (tx->ep.link_count > 0)
-        part_with(tx, tx->ep.links[0], forked);
+        part_with(tx, tx->ep.links[0], until, forked);
     uint64_t undelivered = forked ? 0 : tx->orphan_count; /* the parent still has them */
     while (tx->orphan_count > 0)
         pdi_pool_unref(&tx->pool, tx->orphans[--tx->orphan_count].chunk);

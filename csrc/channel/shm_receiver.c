@@ -163,7 +163,7 @@ static void settle(struct shm_receiver *rx, struct rx_link *link)
  * directory. As at a close, the socket stays open while the user holds tensors. */
 static void part(struct pdi_endpoint *ep, struct pdi_link *link)
 {
-    pdi_link_bye(link);
+    pdi_link_bye(link, pdi_now() + PDI_GOODBYE_NS);
     settle(receiver_of(ep), rx_of(link));
 }
 
@@ -472,13 +472,14 @@ static void close_op(podipc_receiver *base)
         rx->stashed = false;
         let_go(rx, &rx->stash);
     }
+    int64_t until = pdi_now() + PDI_GOODBYE_NS;
     while (rx->ep.link_count > 0) {
         struct rx_link *link = rx_of(rx->ep.links[0]);
         /* The socket stays open while the user holds tensors: its end would tell
          * the sender that their memory is free. Goodbye also to a sender whose first
          * packet we have not read: for it we may have joined. */
         if (!forked && (link->link.state == PDI_JOINED || link->link.state == PDI_ANSWERED))
-            pdi_link_bye(&link->link);
+            pdi_link_bye(&link->link, until);
         settle(rx, link);
     }
     pthread_mutex_unlock(&rx->ep.lock);
