@@ -182,7 +182,9 @@ static PyObject *receiver_next(ReceiverObject *self)
 static PyObject *receiver_stats(ReceiverObject *self, PyObject *Py_UNUSED(ignored))
 {
     podipc_stats stats;
+    PyThreadState *thread = PyEval_SaveThread(); /* another thread may be receiving */
     podipc_receiver_stats(self->rx, &stats);
+    PyEval_RestoreThread(thread);
     return pd_stats_dict(&stats);
 }
 
@@ -253,8 +255,9 @@ static PyObject *receiver_new(PyTypeObject *type, PyObject *args, PyObject *kwar
         return pd_raise(st, rc, &err);
     }
     self->closed = false;
-    /* Asked without time to wait, a subscriber gives up on a newer tensor at once. */
-    self->busy = options.latest;
+    /* A file is read from a disk. Asked without time to wait, a subscriber gives up on
+     * a newer tensor at once. */
+    self->busy = options.latest || options.method == PODIPC_FILE;
     return (PyObject *)self;
 }
 

@@ -115,7 +115,7 @@ PyObject *pd_sender_empty(SenderObject *self, PyArray_Descr *descr, int ndim, co
 static int64_t run(SenderObject *self, struct send_op *op, int64_t deadline, bool busy)
 {
     uint64_t nbytes = op->sending.tensor->nbytes;
-    int rc = pd_block(send_step, op, deadline, busy);
+    int rc = pd_block(send_step, op, deadline, busy || self->busy);
     if (rc == 0)
         return op->reached;
     if (rc == -ETIMEDOUT || rc == PD_RAISED)
@@ -270,7 +270,9 @@ static PyObject *sender_loan(SenderObject *self, PyObject *const *args, Py_ssize
 static PyObject *sender_stats(SenderObject *self, PyObject *Py_UNUSED(ignored))
 {
     podipc_stats stats;
+    PyThreadState *thread = PyEval_SaveThread(); /* another thread may be sending */
     podipc_sender_stats(self->tx, &stats);
+    PyEval_RestoreThread(thread);
     return pd_stats_dict(&stats);
 }
 
@@ -346,6 +348,7 @@ static PyObject *sender_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
         return pd_raise(st, rc, &err);
     }
     self->closed = false;
+    self->busy = options.method == PODIPC_FILE; /* a file is written to a disk */
     return (PyObject *)self;
 }
 

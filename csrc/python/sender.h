@@ -10,6 +10,7 @@ typedef struct {
     PyObject *address;
     pd_type_cache types;
     bool closed;
+    bool busy; /* see pd_block() */
 } SenderObject;
 
 /* The base of an array in a sender's memory: keeps the memory as long as there is
