@@ -127,8 +127,9 @@ def test_latest_is_given_by_the_timeout(name, timeout):
         podipc.subscriber(name, latest=True) as rx,
     ):
         joined(tx, 1)
-        last = -1
-        for number in range(50):
+        tx.send(payload.make(1, 0), 30)
+        last = payload.check(rx.recv(30))[1]  # the memory of the others is known by then
+        for number in range(1, 50):
             tx.send(payload.make(1, number), 30)
             if number % 6 == 5:
                 got = payload.check(rx.recv(timeout))[1]
@@ -143,10 +144,12 @@ def test_latest_of_a_stopped_publisher(spawn, name, timeout):
     child = agent(spawn, "publisher", name)
     with podipc.subscriber(name, latest=True) as rx:
         child.do("peers", 1)
-        for number in range(5):
+        child.do("send", 1, 0)
+        assert payload.check(rx.recv(30)) == (1, 0)
+        for number in range(1, 5):
             child.do("send", 1, number)
         child.signal(signal.SIGSTOP)
-        assert payload.check(rx.recv(timeout)) == (1, 1)
+        assert payload.check(rx.recv(timeout)) == (1, 2)
         with pytest.raises(podipc.Timeout):
             rx.recv(0.1)
         child.signal(signal.SIGCONT)
