@@ -1,5 +1,6 @@
 """What holds for every test: a place of its own, nothing left behind, no quiet skip."""
 
+import contextlib
 import ctypes
 import gc
 import os
@@ -198,7 +199,10 @@ def _left_behind(
 
 @pytest.fixture
 def spawn() -> Iterator[Callable[..., Child]]:
-    """Start children (see `support.Child`); what still runs at the end is killed."""
+    """Start children (see `support.Child`); what still runs at the end is killed.
+
+    What has ended by itself, unseen by the test, has ended in order.
+    """
     started: list[Child] = []
 
     def start(*args: object, **kwargs: object) -> Child:
@@ -207,5 +211,9 @@ def spawn() -> Iterator[Callable[..., Child]]:
         return child
 
     yield start
-    for child in started:
-        child.__exit__(None, None, None)
+    with contextlib.ExitStack() as stack:
+        for child in started:
+            stack.push(child)
+        # All before the first is killed, of which another may die.
+        for child in started:
+            child.check_end()

@@ -143,6 +143,8 @@ class Child:
         )
         if uid is not None:
             prelude += f"become({uid}, {uid if gid is None else gid})\n"
+        self._checked = False  # how it ended
+        self._expected = 0
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  (closed by __exit__)
         self.process = subprocess.Popen(
             [*wrapper, sys.executable, "-X", "faulthandler", "-c", prelude + run, json.dumps(args)],
@@ -181,6 +183,7 @@ class Child:
             ) from None
         if line is None:
             self.process.wait(PATIENCE)
+            self._checked = True
             raise AssertionError(
                 f"the child ended with {self.process.returncode} without a word\n{self.errors()}"
             )
@@ -225,13 +228,30 @@ class Child:
 
     def signal(self, number: int) -> None:
         """Send it; a SIGSTOP has stopped every thread when this returns."""
+        if number == signal.SIGKILL:
+            self._expected = -number
         send_signal(self.process, number)
 
     def kill(self) -> None:
-        """SIGKILL, and wait until it is gone."""
+        """SIGKILL, and wait until it is gone; it has not ended before."""
+        self._kill()
+        self._check(-signal.SIGKILL)
+
+    def _kill(self) -> None:
         killed.append(self.pid)
         self.process.send_signal(signal.SIGKILL)
         self.process.wait(PATIENCE)
+
+    def _check(self, status: int) -> None:
+        self._checked = True
+        assert self.process.returncode == status, (
+            f"the child ended with {self.process.returncode}, not {status}\n{self.errors()}"
+        )
+
+    def check_end(self) -> None:
+        """If it has ended, and nobody has looked how: in order, or by our SIGKILL."""
+        if self.process.poll() is not None and not self._checked:
+            self._check(self._expected)
 
     def end(self, status: int = 0) -> None:
         """It ends by itself, with that exit status."""
@@ -242,9 +262,7 @@ class Child:
             self.process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"the child does not end\n{self.errors()}") from None
-        assert self.process.returncode == status, (
-            f"the child ended with {self.process.returncode}\n{self.errors()}"
-        )
+        self._check(status)
 
     def __enter__(self) -> Self:
         return self
@@ -258,7 +276,7 @@ class Child:
         if self.process.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 self.process.send_signal(signal.SIGCONT)
-            self.kill()
+            self._kill()
         self._reader.join(PATIENCE)
         for stream in (self.process.stdin, self.process.stdout, self._errors):
             if stream:

@@ -17,10 +17,10 @@ BODIES = {
 }
 
 
-def run_test(tmp_path, body, ci):
+def run_test(tmp_path, body, ci, needs=""):
     test = tmp_path / "test_it.py"
     lines = "\n".join("    " + line for line in body.splitlines())
-    test.write_text(f"import pytest\ndef test_it():\n{lines}\n")
+    test.write_text(f"import pytest\ndef test_it({needs}):\n{lines}\n")
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
     return subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "conftest", "-p", "no:cacheprovider", str(test)],
@@ -50,6 +50,24 @@ def test_what_is_left_behind_is_seen(tmp_path, body):
                 os.unlink(path)
     assert ran.returncode == 1, ran.stdout
     assert "left behind" in ran.stdout
+
+
+@pytest.mark.parametrize(
+    ("code", "then", "status"),
+    [
+        ("hear()", "", 0),
+        ("say(1)", "child.hear()", 0),
+        ("say(1); raise ValueError('unseen')", "child.hear()\nchild.process.wait(60)", 1),
+        ("raise ValueError('unseen')", "child.process.wait(60)", 1),
+        ("raise ValueError('unseen')", "child.end(1)", 0),
+        ("raise ValueError('unseen')", "child.process.wait(60)\nchild.kill()", 1),
+        ("hear()", "child.kill()", 0),
+    ],
+)
+def test_how_a_child_ended(tmp_path, code, then, status):
+    ran = run_test(tmp_path, f"child = spawn({code!r})\n{then}", ci=False, needs="spawn")
+    assert ran.returncode == status, ran.stdout
+    assert ("ValueError: unseen" in ran.stdout) == bool(status)
 
 
 def test_a_clean_test_passes(tmp_path):
