@@ -311,6 +311,21 @@ def test_when_the_container_dies(start: Start) -> None:
     assert result.unwrap() is False
 
 
+def test_closed_descriptors_cost_nothing(a: Container) -> None:
+    code = """
+import os, time
+os.close(1)
+os.close(2)
+before = time.process_time()
+time.sleep(1)
+print("still")
+time.process_time() - before
+"""
+    result = a.run(code)
+    assert result.stdout == "still\n"
+    assert result.unwrap() < 0.3
+
+
 def test_a_session_that_cannot_be_killed_is_over_for_who_waits(
     a: Container, monkeypatch: pytest.MonkeyPatch
 ) -> None:
