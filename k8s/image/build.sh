@@ -137,6 +137,11 @@ CMD ["podipc", "compare", "--quick", "--runtime", "plain"]
 END
 before=$(podman image inspect --format '{{.Id}}' "$tag" 2>/dev/null) || before=
 podman build --quiet --pull=never --network none --layers=false --tag "$tag" "$tmp/context" >/dev/null
+# A wheel that was compiled against a later libc cannot be loaded there.
+podman run --rm --network none "$tag" python3 -c "import podipc" >"$tmp/log" 2>&1 || {
+    tail -n 5 "$tmp/log" >&2
+    fail "podipc cannot be imported in $tag, of Debian $suite; pass --wheel with one that was built for it"
+}
 # What had the name before has none now; it stays if a container is made of it.
 [ -z "$before" ] || podman image rm "$before" >/dev/null 2>&1 || true
 echo "build.sh: made $tag"

@@ -444,8 +444,12 @@ def _list(options: argparse.Namespace) -> int:
 
     found = []
     for name in state.names():
-        with contextlib.suppress(PodError):
+        try:
             found.append(_status(name))
+        except UnknownPod:
+            pass  # it has ended meanwhile
+        except PodError as error:
+            _say(str(error))
     if options.json:
         print(json.dumps(found, indent=2))
         return OK

@@ -400,7 +400,7 @@ class Pod(abc.ABC):
         return Facts.of(self.spec, {c.name: c._live.ask("facts") for c in running})
 
     def end_sessions(self) -> None:
-        """End what `Container.run` began; what `close` does first."""
+        """End what `Container.run` began; it ends with the containers anyway."""
         for container in self.containers.values():
             container.end_session()
 

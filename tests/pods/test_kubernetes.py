@@ -21,7 +21,8 @@ from pods.cluster import Cluster, container, pod, write
 import podipc
 from podipc.pod import up, up_all
 from podipc.pod.errors import CommandNotFound, ManifestError, NotHere, PodError
-from podipc.pod.kubernetes import states
+from podipc.pod.kubernetes import cluster as api
+from podipc.pod.kubernetes import objects, states
 from podipc.pod.local import namespaces
 from podipc.pod.runtime import PIPE
 
@@ -395,6 +396,28 @@ def test_forbidden(cluster, message, advice):
         assert advice in str(error.value)
     finally:
         cluster.tell(**{"POST pods": ""})
+
+
+def test_a_pod_that_cannot_be_removed_at_its_start(cluster, tmp_path):
+    name = unique_name("left").lower()
+    service = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}}
+    service["spec"] = {"selector": {"app": name}, "ports": [{"port": 80}]}
+    file = write(tmp_path, pod("true", name=name), service)
+    cluster.tell(**{"POST services": "no Service for you", "DELETE pods": "it stays"})
+    try:
+        with pytest.raises(PodError, match="no Service for you") as error:
+            start(str(file))
+    finally:
+        cluster.tell(**{"POST services": "", "DELETE pods": ""})
+    assert "it may still be in the cluster" in str(error.value)
+    assert f"kubectl -n team delete pod {name}" in str(error.value)
+    client = api.Cluster()
+    try:
+        uid = client.request("GET", api.path("team", "pods", name))["metadata"]["uid"]
+        objects.delete(client, "team", name, uid, 0)
+    finally:
+        client.close()
+    eventually(lambda: cluster.objects() == [], "it is gone")
 
 
 def test_taken_names_and_missing_namespaces(cluster, tmp_path):

@@ -311,6 +311,42 @@ def test_when_the_container_dies(start: Start) -> None:
     assert result.unwrap() is False
 
 
+def test_closed_descriptors_cost_nothing(a: Container) -> None:
+    code = """
+import os, time
+os.close(1)
+os.close(2)
+before = time.process_time()
+time.sleep(1)
+print("still")
+time.process_time() - before
+"""
+    result = a.run(code)
+    assert result.stdout == "still\n"
+    assert result.unwrap() < 0.3
+
+
+def test_a_session_that_cannot_be_killed_is_over_for_who_waits(
+    a: Container, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a.run("pass").unwrap()
+    session = a._live._session
+    assert session is not None
+
+    def refuse() -> None:
+        raise podipc.NotPermitted("not for you")
+
+    monkeypatch.setattr(session._program, "kill", refuse)
+    code = (
+        "import os\n"
+        "for fd in range(3, 20):\n"
+        "  try: os.write(fd, b'x' * 100)\n"
+        "  except OSError: pass"
+    )
+    with took_at_most(PATIENCE), pytest.raises(PodError, match="cannot be read"):
+        a.run(code, timeout=PATIENCE)
+
+
 @everywhere
 def test_a_restarted_container_has_a_fresh_session(a: Container) -> None:
     a.run("x = 1")

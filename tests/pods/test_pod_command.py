@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -10,6 +11,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -337,6 +339,33 @@ def test_what_is_no_request_is_refused(line: Line) -> None:
             connection.connect(str(directory / "socket"))
             connection.sendall(request + b"\n")
             assert "error" in json.loads(connection.makefile().readline()), request
+    line.run("down", file)
+
+
+def test_a_keeper_that_is_stopped_is_not_waited_for(line: Line) -> None:
+    file = line.write(("a", LOOP))
+    name = Path(file).stem
+    line.run("up", file)
+    (pod,) = json.loads(line.run("list", "--json")[0])
+    os.kill(pod["pid"], signal.SIGSTOP)
+    try:
+        assert f"the keeper of Pod '{name}' does not answer" in line.run("list")[1]
+    finally:
+        os.kill(pod["pid"], signal.SIGCONT)
+    line.run("down", file)
+
+
+def test_a_keeper_without_descriptors_goes_on_when_it_has_some(line: Line) -> None:
+    file = line.write(("a", LOOP))
+    line.run("up", file)
+    (pod,) = json.loads(line.run("list", "--json")[0])
+    limits = resource.prlimit(pod["pid"], resource.RLIMIT_NOFILE)
+    resource.prlimit(pod["pid"], resource.RLIMIT_NOFILE, (3, limits[1]))
+    with line.start("logs", file) as process:
+        time.sleep(1)
+        resource.prlimit(pod["pid"], resource.RLIMIT_NOFILE, limits)
+        assert process.communicate(timeout=PATIENCE)[0] == "a | runs\n"
+    assert process.returncode == 0
     line.run("down", file)
 
 

@@ -140,6 +140,7 @@ WRONG = [
         "no other container",
     ),
     ("spec.containers[1].image", ..., "spec.containers[1].image", "the name of an image"),
+    ("spec.containers[1].image", "--help", "spec.containers[1].image", "the name of an image"),
     ("spec.containers[0].comand", ["x"], "spec.containers[0].comand", "did you mean 'command'?"),
     ("spec.containers[0].command", "sh", "spec.containers[0].command", "a list, not 'sh'"),
     ("spec.containers[0].command", [5], "spec.containers[0].command[0]", "a string"),

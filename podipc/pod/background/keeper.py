@@ -27,6 +27,9 @@ from podipc.pod.group import Group
 from podipc.pod.manifest import read
 from podipc.pod.runtime import Pod
 
+_PAUSE = 0.2
+"""Seconds after which a connection that could not be taken is tried again."""
+
 
 class Keeper:
     """Serves one Pod."""
@@ -51,7 +54,10 @@ class Keeper:
             try:
                 connection, _ = self._listener.accept()
             except OSError:
-                return
+                # For want of descriptors, say, which others may give back.
+                if self._listener.fileno() < 0 or self._done.wait(_PAUSE):
+                    return
+                continue
             threading.Thread(target=self._talk, args=(connection,), daemon=True).start()
 
     def _talk(self, connection: socket.socket) -> None:

@@ -28,6 +28,9 @@ _LOCK = ".lock"
 _PATIENCE = 2.0
 """Seconds that a keeper may take to be connected to; one that is stopped lives as well."""
 
+_ANSWER = 5.0
+"""Seconds that it may take to say how its Pod is."""
+
 
 def base() -> Path:
     """The directory of all Pods of this user; made if need be.
@@ -151,6 +154,10 @@ def _alive(path: Path) -> bool:
     return True
 
 
+def _no_answer(name: str) -> PodError:
+    return PodError(f"the keeper of Pod {name!r} does not answer; is it stopped?")
+
+
 def _connection_to(name: str) -> socket.socket:
     for path in base().iterdir():
         if _name_of(path) != name:
@@ -158,7 +165,7 @@ def _connection_to(name: str) -> socket.socket:
         try:
             return _connect(path)
         except (TimeoutError, BlockingIOError) as error:
-            raise PodError(f"the keeper of Pod {name!r} does not answer") from error
+            raise _no_answer(name) from error
         except OSError:
             continue  # of one that is dead
     there = ", ".join(names()) or "none"
@@ -179,13 +186,20 @@ class Call:
     def __init__(self, name: str, request: Mapping[str, Any], fds: Sequence[int] = ()) -> None:
         self._connection = _connection_to(name)
         self._stream = self._connection.makefile("rb")
+        # The end of a Pod and the start of a program take their time; these do not.
+        is_quick = request["do"] in ("status", "logs")
         try:
             data = json.dumps(request).encode() + b"\n"
             if fds:
                 socket.send_fds(self._connection, [data], fds)
             else:
                 self._connection.sendall(data)
+            self._connection.settimeout(_ANSWER if is_quick else None)
             self.answer = self.read()
+            self._connection.settimeout(None)
+        except TimeoutError as error:
+            self.close()
+            raise _no_answer(name) from error
         except BaseException:
             self.close()
             raise

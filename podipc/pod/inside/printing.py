@@ -112,6 +112,7 @@ class Printer:
         self._background: List[Source] = []  # noqa: UP006
         self._pipes: dict[int, int] = {}
         self._printed = select.poll()
+        self._ended: List[int] = []  # noqa: UP006
         self._wake_read, self._wake_write = os.pipe()
         self._gone = False
         self.forked = False
@@ -267,7 +268,11 @@ class Printer:
             return
         for fd, _ in self._printed.poll(0):
             with self._shield, contextlib.suppress(BlockingIOError):
-                self._append(source, self._pipes[fd], os.read(fd, 1 << 16))
+                data = os.read(fd, 1 << 16)
+                if not data:  # code has closed it
+                    self._printed.unregister(fd)
+                    self._ended.append(fd)
+                self._append(source, self._pipes[fd], data)
 
     def _append(self, source: Source, stream: int, data: bytes) -> None:
         if source.partial and source.stream != stream:
@@ -296,6 +301,8 @@ class Printer:
             self._wait_until_taken(self._anyone())
             with self._sending:
                 self._drain()
+                while self._ended:
+                    poller.unregister(self._ended.pop())
                 if not events:
                     for source in self._running():
                         self._flush(source)

@@ -93,6 +93,7 @@ class Pod(observed.Pod):
         self.notes = notes.of(spec)
         self._main = [c for c in self.containers.values() if not c.is_init]
         self._ending = self._is_over = self._is_gone = self._closed = False
+        self._is_left = False
         self._watch: Stream | None = None
         self._doubt: threading.Timer | None = None
         self._instance = secrets.token_hex(8)
@@ -112,7 +113,7 @@ class Pod(observed.Pod):
         except BaseException as error:
             # Whether a request that got no answer made it is not known.
             is_known = isinstance(error, PodipcError) and not isinstance(error, Unreachable)
-            self._guard.close(is_gone=is_known)
+            self._guard.close(is_gone=is_known and not self._is_left)
             self._cluster.close()
             raise
         for container in self.containers.values():
@@ -142,10 +143,7 @@ class Pod(observed.Pod):
         # What could not be done here, the guardian cannot do either.
         problems = self._release(is_gone=True)
         if problem is not None:
-            problems.append(
-                f"it may still be in the cluster: {problem}; kubectl -n {self.namespace} delete "
-                f"pod {self.name} removes it"
-            )
+            problems.append(self._left(problem))
         if problems:
             raise PodError(f"Pod {self.name!r}: {'; '.join(problems)}")
 
@@ -157,10 +155,19 @@ class Pod(observed.Pod):
         self._uid = str(found["metadata"]["uid"])
         try:
             objects.create_beside(self._cluster, self.spec, found, self.namespace)
-        except BaseException:
-            self._remove()
+        except BaseException as error:
+            problem = self._remove()
+            self._is_left = problem is not None
+            if problem is not None and isinstance(error, PodipcError):
+                raise PodError(f"{error}; {self._left(problem)}") from error
             raise
         return found
+
+    def _left(self, problem: str) -> str:
+        return (
+            f"it may still be in the cluster: {problem}; kubectl -n {self.namespace} delete "
+            f"pod {self.name} removes it"
+        )
 
     def _remove(self) -> str | None:
         """Delete it and wait until it is gone; what is in the way of that."""

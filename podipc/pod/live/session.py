@@ -124,7 +124,7 @@ class Session:
             self._until(lambda: self._hello, patience, "Python did not come up in it")
         except BaseException:
             # Nothing runs in it that could be ended in order.
-            program.kill()
+            self._kill()
             self.close()
             raise
 
@@ -255,7 +255,7 @@ class Session:
             return
         self._threads[-1].join(_END)
         if self._threads[-1].is_alive():
-            self._program.kill()
+            self._kill()
             self._threads[-1].join(_END)
 
     # What is said
@@ -346,14 +346,33 @@ class Session:
         elif run.output.append(stream, bytes(data)):
             self._acknowledge(run, len(data))
 
+    def _kill(self) -> None:
+        # In a cluster that may fail; the program ends with its container then.
+        with contextlib.suppress(PodipcError, OSError):
+            self._program.kill()
+
     def _finish(self, why: str) -> None:
+        # Whatever goes wrong here, who waits has to hear of the end.
+        error: PodipcError = PodError(f"the session in container {self._container!r} has ended")
+        try:
+            error = self._ending(why)
+        except PodipcError as problem:
+            error = problem
+        finally:
+            with self._changed:
+                self.error = error
+                self._foreground = None
+                self._changed.notify_all()
+
+    def _ending(self, why: str) -> PodipcError:
+        """Wait for the end of the program; what that is for those who wait."""
         self._outgoing.put(None)
         if why:
-            self._program.kill()
+            self._kill()
         try:
             code = self._program.wait(_END)
         except PodipcError:
-            self._program.kill()
+            self._kill()
             code = None
             with contextlib.suppress(PodipcError):
                 code = self._program.wait(_END)
@@ -361,13 +380,8 @@ class Session:
             thread.join(_END)
         self._program.close()
         if self._closing:
-            error: PodipcError = Closed(f"the session in container {self._container!r} was ended")
-        else:
-            error = self._explain(Exit(code, self._errors.decode(errors="replace").strip(), why))
-        with self._changed:
-            self.error = error
-            self._foreground = None
-            self._changed.notify_all()
+            return Closed(f"the session in container {self._container!r} was ended")
+        return self._explain(Exit(code, self._errors.decode(errors="replace").strip(), why))
 
 
 def _packed(variables: Mapping[str, Any]) -> tuple[Any, list[bytes]]:

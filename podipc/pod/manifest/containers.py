@@ -100,6 +100,8 @@ def _container(
 ) -> Container:
     if "image" not in fields or not fields["image"].text():
         item.missing("image", "the name of an image")
+    if fields["image"].text().startswith("-"):  # an option of podman
+        fields["image"].wrong("the name of an image")
     sidecar = False
     if "restartPolicy" in fields:
         if not init:
