@@ -396,6 +396,14 @@ def test_an_axis_has_three_labels_at_least(axis, times):
         assert len(set(said)) == len(said)
 
 
+def test_tensors_of_a_file_are_copied_into_a_loan(results):
+    for name, says in ((None, "without being copied"), ("x.npy", "is copied into it first")):
+        plan = results.about["plan"] | {"input": name}
+        one = Results(results.about | {"plan": plan}, results.rows)
+        said = " ".join(written(plots.throughput(one), "caption").split())
+        assert says in said
+
+
 def test_wrap():
     assert wrap("a bb ccc\nd", 4, len) == ["a bb", "ccc", "d"]
     assert wrap("abcdefghij x", 4, len) == ["abcd", "efgh", "ij x"]
