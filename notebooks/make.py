@@ -47,7 +47,8 @@ def sources(names: list[str]) -> list[Path]:
     for name in names:
         if not any(path.name.startswith(name) for path in every):
             there = ", ".join(path.stem for path in every)
-            raise SystemExit(f"make.py: no notebook begins with {name!r}; there are {there}")
+            print(f"make.py: no notebook begins with {name!r}; there are {there}", file=sys.stderr)
+            raise SystemExit(2)
     return chosen
 
 

@@ -155,5 +155,5 @@ def test_a_cell_that_fails_leaves_what_was_made_before(place: Path) -> None:
 
 def test_no_such_notebook(place: Path) -> None:
     done = run(place, "12")
-    assert done.returncode != 0
+    assert done.returncode == 2
     assert "no notebook begins with '12'; there are 10_small" in done.stderr
