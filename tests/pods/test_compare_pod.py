@@ -199,6 +199,7 @@ def test_input_of_the_manifest_is_kept(other):
         ({"methods": ["shmm"]}, "did you mean 'shm'"),
         ({"methods": []}, "no methods; there are shm"),
         ({"methods": "shm,shmm"}, "no method 'shmm' "),
+        ({"sizes": []}, "no sizes; write bytes, or 4K"),
         ({"sizes": ["7"]}, "multiple of 8 bytes"),
         ({"sizes": "64,7"}, "'7': a size is a multiple of 8 bytes"),
         ({"repeat": 0}, "repeat=0: a whole number from 1 is needed"),
