@@ -297,6 +297,12 @@ chart.matrix(
 %pod facts
 
 # %% [markdown]
+# Which containers run, and what they use of their limits, is what `%pod status` says:
+
+# %%
+%pod status
+
+# %% [markdown]
 # ## In this notebook
 
 # %%

@@ -47,7 +47,8 @@ def sources(names: list[str]) -> list[Path]:
     for name in names:
         if not any(path.name.startswith(name) for path in every):
             there = ", ".join(path.stem for path in every)
-            raise SystemExit(f"make.py: no notebook begins with {name!r}; there are {there}")
+            print(f"make.py: no notebook begins with {name!r}; there are {there}", file=sys.stderr)
+            raise SystemExit(2)
     return chosen
 
 
@@ -61,7 +62,7 @@ def read(source: Path) -> Any:
     for number, cell in enumerate(notebook.cells):
         cell["id"] = f"{source.name[:2]}-{number}"
         if cell.cell_type == "code" and "solution" in cell.metadata.get("tags", ()):
-            cell.metadata["jupyter"] = {"source_hidden": True}
+            cell.metadata["jupyter"] = {"source_hidden": True, "outputs_hidden": True}
     notebook.metadata["kernelspec"] = {
         "display_name": "Python 3", "language": "python", "name": "python3",
     }
@@ -103,7 +104,23 @@ def problems(source: Path, notebook: Any) -> list[str]:
         found.append("has an error among its outputs")
     if not any("image/png" in output.get("data", {}) for output in outputs):
         found.append("has no figure")
+        return found
+    for number, cell in enumerate(code, 1):
+        if DRAWS.search(cell.source) and not _has_drawn(cell):
+            found.append(f"code cell {number} draws a figure and has none")
     return found
+
+
+DRAWS = re.compile(r"\b(?:chart|plots)\.\w+\(")
+"""In the source of a cell."""
+
+
+def _has_drawn(cell: Any) -> bool:
+    """Whether it has a figure, or says why not."""
+    return any(
+        "image/png" in output.get("data", {}) or output.get("text", "").startswith("Skipped: ")
+        for output in cell.outputs
+    )
 
 
 def _written(notebook: Any) -> list[tuple[str, str, list[str]]]:
@@ -240,16 +257,19 @@ def main() -> int:
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="as 06; default: all")
     parser.add_argument("--quick", action="store_true", help="as PODIPC_QUICK=1")
-    parser.add_argument("--to", type=Path, default=HERE, metavar="DIR", help="default: beside")
+    parser.add_argument("--to", type=Path, metavar="DIR", help="default: beside")
     only = parser.add_mutually_exclusive_group()
     only.add_argument("--check", action="store_true", help="make nothing")
     only.add_argument("--thumbnails", action="store_true", help="execute nothing")
     only.add_argument("--page", type=Path, metavar="DIR", help="made before with --quick --to DIR")
     options = parser.parse_args()
     if options.quick:
+        if options.to is None:
+            parser.error("--quick needs --to DIR: what is beside the sources is measured in full")
         os.environ["PODIPC_QUICK"] = "1"
     if options.page is not None:
         return write_times(options.page)
+    options.to = options.to or HERE
     options.to.mkdir(parents=True, exist_ok=True)
     failed = False
     for source in sources(options.names):

@@ -155,16 +155,18 @@ class _Table:
     def run(self, pair: Pair, progress: Progress, clock: float) -> None:
         """All repetitions; at least one, and no more than there is time for."""
         plan = self.plan
-        total = plan.repeat * len(self._cells)
+        total, done = plan.repeat * len(self._cells), 0
         for repetition in range(plan.repeat):
             before = time.monotonic()
             for at, size in enumerate(self.sizes):
                 shift = (repetition + at) % len(plan.methods)
                 turn = [*plan.methods[shift:], *plan.methods[:shift]]
-                for number, method in enumerate(turn):
-                    done = (repetition * len(self.sizes) + at) * len(turn) + number
+                for method in turn:
+                    if (method.name, size) not in self._cells:
+                        continue
                     progress(done, total, f"{method.name}, {size} bytes")
                     self._turn(pair, method, size)
+                    done += 1
             self.repeated = repetition + 1
             now = time.monotonic()
             if now - clock + (now - before) > plan.limit:
@@ -172,8 +174,8 @@ class _Table:
         progress(total, total, "done")
 
     def _turn(self, pair: Pair, method: Method, size: int) -> None:
-        rows = self._cells.get((method.name, size), [])
-        if not rows or rows[0].error is not None:
+        rows = self._cells[method.name, size]
+        if rows[0].error is not None:
             return
         try:
             if method.kind == "floor":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import stat
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,17 @@ def read(path: Path) -> dict[str, Array]:
         if array.dtype.hasobject:
             raise InputError(f"{path}: {name!r} holds Python objects, which are not sent")
     return {name: np.asarray(array, order="C") for name, array in found.items()}
+
+
+def size(path: Path) -> int:
+    """Bytes of all its tensors, about. Raises `InputError`."""
+    try:
+        if path.suffix == ".npz":  # may be compressed
+            with zipfile.ZipFile(path) as archive:
+                return sum(member.file_size for member in archive.infolist())
+        return path.stat().st_size
+    except (OSError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path}: {error}") from error
 
 
 def _safetensors(path: Path) -> dict[str, Array]:

@@ -229,7 +229,8 @@ def _adapted(document: dict[str, Any], plan: Plan, runtime: str) -> dict[str, An
     producer["args"] = [*given, *words]
     for name in ("producer", "consumer"):
         containers[name]["args"] = [*(containers[name].get("args") or ()), "--events"]
-    _raise_limits(document, plan)
+    if document["source"] == MANIFEST:  # limits of somebody else's are as they are meant
+        _raise_limits(document, plan)
     if runtime in ("local", "plain"):
         _as_programs_of_ours(document)
     return document
@@ -269,7 +270,7 @@ def _mount_shm(document: dict[str, Any], size: int) -> None:
 
 def _raise_limits(document: dict[str, Any], plan: Plan) -> None:
     """Memory limits that leave room for the biggest tensor: several are on their way at once."""
-    biggest = max(plan.sizes) if plan.input is None else plan.input.stat().st_size
+    biggest = max(plan.sizes) if plan.input is None else inputs.size(plan.input)
     need = (1 << 30) + 8 * biggest
     containers = _containers(document)
     for container in _spec(document).containers:

@@ -97,10 +97,13 @@ def make(
             raise WrongPlan(f"{name}={count!r}: a whole number from 1 is needed")
     if input is not None and sizes is not None:
         raise WrongPlan("sizes are for synthetic tensors; with input the file says what is sent")
+    asked = None if sizes is None else sorted({nbytes(size) for size in _each(sizes)})
+    if asked == []:
+        raise WrongPlan("no sizes; write bytes, or 4K, 1M, 2G (powers of 1024)")
     default = QUICK_SIZES if quick else SIZES
     return Plan(
         methods=chosen,
-        sizes=default if sizes is None else sorted({nbytes(size) for size in _each(sizes)}),
+        sizes=default if asked is None else asked,
         input=input,
         repeat=repeat or (3 if quick else 5),
         rounds=rounds or 2000,

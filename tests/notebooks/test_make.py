@@ -30,6 +30,9 @@ quick = os.environ["PODIPC_QUICK"]
 # %%
 chart.bars({"a": [1, 2]}, x="s", title="a")
 
+# %%
+chart.bars({"b": [1, 2]}, x="s", title="b")
+
 # %% tags=["solution"]
 print("quick", quick)
 """
@@ -42,7 +45,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for file in ("make.py", "jupytext.toml"):
         shutil.copy(PLACE / file, place)
     (place / "10_small.py").write_text(GOOD)
-    done = run(place, "10", "--quick")
+    done = run(place, "10", "--quick", "--to", str(place))
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("10_small.ipynb: ")
     return place
@@ -68,20 +71,26 @@ def run(place: Path, *words: str) -> subprocess.CompletedProcess[str]:
 def test_what_is_made(place: Path) -> None:
     notebook = nbformat.read(place / "10_small.ipynb", as_version=4)
     nbformat.validate(notebook)
-    first, imports, figure, solution = notebook.cells
+    first, imports, figure, _, solution = notebook.cells
     assert first.source == "# 10 A small one"
     assert imports.execution_count == 1
     assert "image/png" in figure.outputs[0].data
     assert solution.outputs[0].text == "quick 1\n"
     assert solution.metadata.jupyter.source_hidden
+    assert solution.metadata.jupyter.outputs_hidden
     before = (place / "10_small.ipynb").read_bytes()
     done = run(place, "--check")
     assert (done.returncode, done.stderr) == (0, "")
     assert (place / "10_small.ipynb").read_bytes() == before
 
 
-def without_figure(notebook: Any) -> None:
-    del notebook.cells[2].outputs[0].data["image/png"]
+def without_figures(notebook: Any) -> None:
+    for cell in notebook.cells[2:4]:
+        del cell.outputs[0].data["image/png"]
+
+
+def without_one_figure(notebook: Any) -> None:
+    del notebook.cells[3].outputs[0].data["image/png"]
 
 
 def with_an_error(notebook: Any) -> None:
@@ -90,7 +99,7 @@ def with_an_error(notebook: Any) -> None:
 
 
 def with_another_cell(notebook: Any) -> None:
-    cell = nbformat.v4.new_code_cell("1 + 1", id="10-9", execution_count=4)
+    cell = nbformat.v4.new_code_cell("1 + 1", id="10-9", execution_count=5)
     notebook.cells.append(cell)
 
 
@@ -99,13 +108,14 @@ def not_in_order(notebook: Any) -> None:
 
 
 def too_large(notebook: Any) -> None:
-    notebook.cells[3].outputs[0].text = "x" * 1_000_000
+    notebook.cells[4].outputs[0].text = "x" * 1_000_000
 
 
 @pytest.mark.parametrize(
     ("tamper", "says"),
     [
-        (without_figure, "has no figure"),
+        (without_figures, "has no figure"),
+        (without_one_figure, "code cell 3 draws a figure and has none"),
         (with_an_error, "has an error among its outputs"),
         (with_another_cell, "is not made from 10_small.py: run notebooks/make.py 10"),
         (not_in_order, "code cell 2 was not executed in order"),
@@ -153,7 +163,15 @@ def test_a_cell_that_fails_leaves_what_was_made_before(place: Path) -> None:
     assert (place / "10_small.ipynb").read_bytes() == before
 
 
+def test_a_quick_one_is_not_put_beside_its_source(place: Path) -> None:
+    before = (place / "10_small.ipynb").read_bytes()
+    done = run(place, "10", "--quick")
+    assert done.returncode == 2
+    assert "--quick needs --to DIR" in done.stderr
+    assert (place / "10_small.ipynb").read_bytes() == before
+
+
 def test_no_such_notebook(place: Path) -> None:
     done = run(place, "12")
-    assert done.returncode != 0
+    assert done.returncode == 2
     assert "no notebook begins with '12'; there are 10_small" in done.stderr

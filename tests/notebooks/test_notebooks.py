@@ -86,7 +86,9 @@ def test_they_run_in_containers_of_podman(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("source", SOURCES, ids=name_of)
 def test_it_is_committed_as_it_was_made(source: Path) -> None:
-    assert make.check(source, source.with_suffix(".ipynb")) == []
+    made = source.with_suffix(".ipynb")
+    assert make.check(source, made) == []
+    assert make.seconds(made, quick=False) > 0  # ValueError: made with --quick
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=name_of)

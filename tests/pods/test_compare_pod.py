@@ -165,6 +165,26 @@ def test_input_is_a_volume(tmp_path):
         adapted("kubernetes", input=path)
 
 
+def test_memory_limits_are_raised_in_our_manifest_only(tmp_path):
+    def limits(document, made):
+        spec = outside._spec(outside._adapted(document, made, "podman"))
+        return {container.memory for container in spec.containers}
+
+    path = tmp_path / "x.npz"
+    np.savez_compressed(path, x=np.zeros(1 << 26, np.uint8))
+    assert path.stat().st_size < 1 << 20
+    ours = outside._document(None)
+    for made in (plan.make(["shm"], ["64M"]), plan.make(["shm"], input=path)):
+        assert min(limits(ours, made)) >= (1 << 30) + (8 << 26)
+    theirs = json.loads(COPY.read_text())
+    for container in theirs["spec"]["containers"]:
+        for kind in ("requests", "limits"):
+            container["resources"][kind]["memory"] = "64Mi"
+    (tmp_path / "pod.json").write_text(json.dumps(theirs))
+    document = outside._document(tmp_path / "pod.json")
+    assert limits(document, plan.make(["shm"], ["64M"])) == {64 << 20}
+
+
 def test_input_of_the_manifest_is_kept(other):
     producer = ["python3", "-P", "-m", "podipc", "compare", "--as", "producer"]
     document = outside._document(other("producer", producer, "--input", "/data/x.npy"))
@@ -179,6 +199,7 @@ def test_input_of_the_manifest_is_kept(other):
         ({"methods": ["shmm"]}, "did you mean 'shm'"),
         ({"methods": []}, "no methods; there are shm"),
         ({"methods": "shm,shmm"}, "no method 'shmm' "),
+        ({"sizes": []}, "no sizes; write bytes, or 4K"),
         ({"sizes": ["7"]}, "multiple of 8 bytes"),
         ({"sizes": "64,7"}, "'7': a size is a multiple of 8 bytes"),
         ({"repeat": 0}, "repeat=0: a whole number from 1 is needed"),

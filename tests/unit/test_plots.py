@@ -16,7 +16,7 @@ from podipc.lab.results import Repetition, Results, Row
 matplotlib = pytest.importorskip("matplotlib", reason="the extra plot is not installed")
 
 from podipc.lab.plots import data, style, svg  # noqa: E402
-from podipc.lab.plots.sheet import spread, wrap  # noqa: E402
+from podipc.lab.plots.sheet import Sheet, spread, wrap  # noqa: E402
 from podipc.lab.plots.winners import FEWEST, fields  # noqa: E402
 
 SINGLE = [name for name, kind in plots.KINDS.items() if not kind.needs_two]
@@ -396,6 +396,29 @@ def test_spread():
     assert all(b - a >= 10 - 1e-9 for a, b in itertools.pairwise(placed))
     assert placed[0] >= 0
     assert placed[-1] <= 100
+
+
+@pytest.mark.parametrize("axis", ["x", "y"])
+@pytest.mark.parametrize("times", [1.2, 2, 4.5, 5, 7, 9, 15, 20, 80, 300, 900, 5000])
+def test_an_axis_has_three_labels_at_least(axis, times):
+    for low in (1e3, 1.5e3, 2.7e3, 4.4e3, 7e3, 9.5e3):
+        sheet = Sheet(None, None, "auto")
+        getattr(sheet.ax, f"set_{axis}lim")(low, low * times)
+        sheet.time_axis(axis)
+        sheet.finish("title", "caption")
+        of = getattr(sheet.ax, f"{axis}axis")
+        labels = zip(of.get_majorticklocs(), of.get_majorticklabels(), strict=True)
+        said = [text.get_text() for at, text in labels if low <= at <= low * times]
+        assert len([text for text in said if text]) >= 3
+        assert len(set(said)) == len(said)
+
+
+def test_tensors_of_a_file_are_copied_into_a_loan(results):
+    for name, says in ((None, "without being copied"), ("x.npy", "is copied into it first")):
+        plan = results.about["plan"] | {"input": name}
+        one = Results(results.about | {"plan": plan}, results.rows)
+        said = " ".join(written(plots.throughput(one), "caption").split())
+        assert says in said
 
 
 def test_wrap():

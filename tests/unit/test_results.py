@@ -3,12 +3,13 @@
 import csv
 import io
 import json
+import math
 
 import numpy as np
 import pytest
 
 from podipc import lab
-from podipc.lab import display, page
+from podipc.lab import display, driver, page, plan
 from podipc.lab.plots import data
 from podipc.lab.results import COLUMNS, PERCENTILES, Repetition, Results, ResultsError, Row
 
@@ -109,6 +110,18 @@ def test_p50_is_the_median_of_the_repetitions():
         row.add(Repetition(0, n, median, median, 0, None, 0, 0), pool)
     assert row.percentile(50) == 20
     assert row.noise == (90 - 10) / 20
+
+
+def test_progress_counts_what_there_is_to_do():
+    class Table(driver._Table):
+        def _turn(self, *turn):
+            turns.append(turn)
+
+    told, turns = [], []
+    made = plan.make(["shm", "C:futex"], [64, 128, 256], repeat=2)
+    Table(made, None).run(None, lambda done, total, text: told.append((done, total)), math.inf)
+    assert told == [(done, 8) for done in range(9)]
+    assert len(turns) == 8
 
 
 def test_cpu_time_of_a_file_is_that_of_all_its_bytes(tmp_path):

@@ -12,6 +12,7 @@ from podipc.lab.plots import data, style
 from podipc.lab.plots.sheet import Sheet
 from podipc.lab.results import Results
 from podipc.lab.spoken import duration, rate
+from podipc.lab.where import part
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -56,9 +57,10 @@ THROUGHPUT = Quantity(
     axis=Sheet.rate_axis,
     band=None,
     caption="Many tensors one way, as fast as the receiver takes them; median of the repetitions. "
-    "1 GB is 10⁹ bytes. "
-    "A loan is handed over without being copied.",
+    "1 GB is 10⁹ bytes.",
 )
+LOAN = " A loan is handed over without being copied."
+FILLED = " Over a loan, what comes from a file is copied into it first, within the time."
 
 
 def latency(
@@ -141,6 +143,8 @@ def _draw(  # noqa: PLR0917  (those of the two functions above, passed on)
         _lines(sheet, quantity, results, values, others)
     banded = quantity.band and (len(sizes) == 1 or _banded(results, values))
     caption = quantity.caption + (BAND if banded else "")
+    if quantity is THROUGHPUT:
+        caption += FILLED if part(results.about, "plan").get("input") else LOAN
     title = _title(quantity, results, values)
     return sheet.finish(title, data.caption(results, caption, against))
 

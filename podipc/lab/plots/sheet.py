@@ -50,6 +50,12 @@ LINE = 1.3
 """Height of a line of text, in its points."""
 
 
+def _log_ticks(low: float, high: float, subs: Iterable[int]) -> int:
+    """How many of these times a power of ten are in sight."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    return sum(low <= sub * 10.0**decade <= high for decade in decades for sub in subs)
+
+
 @dataclass(frozen=True)
 class End:
     """A name to be written beside the end of a line."""
@@ -164,10 +170,14 @@ class Sheet:
         getattr(self.ax, f"set_{axis}scale")("log")
         of = self.ax.xaxis if axis == "x" else self.ax.yaxis
         low, high = getattr(self.ax, f"get_{axis}lim")()
-        decades = math.log10(max(high, 1e-9) / max(low, 1e-9))
-        subs = (1, 2, 5) if decades < 1.2 else (1, 3) if decades < 2.2 else (1,)
+        low, high = max(low, 1e-9), max(high, 1e-9)
+        decades = math.log10(high / low)
+        subs: tuple[int, ...] = (1, 2, 5) if decades < 1.2 else (1, 3) if decades < 2.2 else (1,)
+        for more in ((1, 3), (1, 2, 5)):
+            if _log_ticks(low, high, subs) < 3:
+                subs = more
         most = int(self.figure.get_size_inches()[0] / 0.9) if axis == "x" else 12
-        if decades < 0.7:  # of the powers of ten one is in sight, or none
+        if _log_ticks(low, high, subs) < 3:  # of the powers of ten one is in sight, or none
             of.set_major_locator(MaxNLocator(max(2, most - 2), steps=[1, 2, 2.5, 5, 10]))
         else:
             of.set_major_locator(LogLocator(10, subs=subs, numticks=most))
