@@ -531,6 +531,14 @@ def test_an_init_container_fails(cluster):
         start(document).__enter__()
 
 
+def test_a_sidecar_that_crashes_again_and_again_is_started_again(cluster):
+    side = container("side", "sleep 0.3; exit 1", restartPolicy="Always")
+    with start(pod(FOREVER, initContainers=[side])) as made:
+        eventually(lambda: made["side"].restarts >= 3, "it was started again")
+        assert made.phase == "Running", made.message
+        assert made["a"].restarts == 0
+
+
 def test_out_of_memory(cluster):
     from podipc.pod.local import cgroups
 

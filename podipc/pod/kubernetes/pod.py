@@ -339,7 +339,9 @@ class Pod(observed.Pod):
             doubts.append(text)
         for name, container in self.containers.items():
             loops = seen.get(name, states.State()).waits_for == "CrashLoopBackOff"
-            if loops and (self.phase == "Pending" or container.is_init):
+            # Once the Pod is up, a sidecar is started again for as long as it takes.
+            is_first = container.is_init and not container.spec.sidecar
+            if loops and (self.phase == "Pending" or is_first):
                 self._fail(PodError(f"{container.obituary()} (CrashLoopBackOff)"))
                 return
         with self._changed:
