@@ -211,7 +211,8 @@ class _Output:
     """What several containers print, as it comes; each by a thread of its own."""
 
     def __init__(self, sources: Mapping[str, Callable[[], Iterable[bytes]]]) -> None:
-        self._pieces: queue.SimpleQueue[tuple[str, bytes] | None] = queue.SimpleQueue()
+        # Few: where nobody reads what is printed, it is the log that drops the oldest.
+        self._pieces: queue.Queue[tuple[str, bytes] | None] = queue.Queue(8)
         self._lines = _Lines(list(sources))
         self._left = len(sources)
         for name, source in sources.items():

@@ -35,9 +35,14 @@ class Container(runtime.Container):
         return self._log.read()[0].decode(errors="replace")
 
     def follow(self) -> Iterator[bytes]:
-        position = 0
+        position, last = 0, b""
         while (piece := self._log.follow(position)) is not None:
-            data, position = piece
+            data, after = piece
+            lost = after - len(data) - position
+            if position and lost > 0:
+                begin = b"" if last.endswith(b"\n") else b"\n"
+                yield begin + b"podipc: %d bytes were left out: read too slowly\n" % lost
+            position, last = after, data
             if data:
                 yield data
 

@@ -115,7 +115,10 @@ class Container(abc.ABC):
 
     @abc.abstractmethod
     def follow(self) -> Iterator[bytes]:
-        """What it has printed and prints, in pieces, until it will print no more."""
+        """What it has printed and prints, in pieces, until it will print no more.
+
+        Of who reads so slowly that the log has dropped what comes next, a line says how much.
+        """
 
     @abc.abstractmethod
     def wait(self, timeout: float | None = None) -> int:

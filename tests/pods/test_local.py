@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -684,3 +685,16 @@ def test_start_up_is_quick_enough_to_be_used_interactively(make: Maker) -> None:
         with up(file, "local"):
             took.append(time.monotonic() - start)
     assert min(took) < 2
+
+
+def test_who_follows_too_slowly_is_told_what_was_left_out(make: Maker) -> None:
+    script = "echo begin; sleep 0.5; yes 123456789 | head -c 30000000; echo end"
+    pod = make.up(container("a", script))
+    following = pod["a"].follow()
+    assert next(following).startswith(b"begin\n")
+    finished(pod)
+    told, *rest = following
+    said = re.match(rb"\n?podipc: (\d+) bytes were left out", told)
+    assert said is not None
+    assert int(said[1]) >= 19_000_000
+    assert b"".join(rest).endswith(b"end\n")
