@@ -10,7 +10,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from support import PATIENCE, ROOT, eventually, killed, unique_name
+from support import PATIENCE, ROOT, eventually, unique_name
 
 pytest.importorskip("kubernetes", reason="the client of Kubernetes is not installed")
 pytest.importorskip("kubernetes_validate", reason="kubernetes-validate is not installed")
@@ -341,8 +341,7 @@ def test_a_parent_that_is_killed_takes_the_pod_along(cluster, spawn):
     )
     name = child.hear()
     assert cluster.objects() == [f"pods/team/{name}"]
-    os.kill(child.pid, signal.SIGKILL)
-    killed.append(child.pid)
+    child.kill()
     eventually(lambda: cluster.objects() == [], "the Pod is gone")
 
 
