@@ -251,8 +251,8 @@ PROPERTIES = {  # method: needs a volume, copies of a tensor, receivers, what wa
     "unix":      ("yes", "into and out of the kernel", "one", "is lost"),
     "fifo":      ("yes", "into and out of the kernel", "one", "is lost"),
     "http":      ("no", "into and out of the kernel", "one", "is lost"),
-    "file":      ("yes, of medium: Memory", "into a file", "several", "goes to the next"),
-    "file-disk": ("yes", "into a file", "several", "goes to the next"),
+    "file":      ("yes, of medium: Memory", "into a file and out of it", "several", "goes to the next"),
+    "file-disk": ("yes", "into a file and out of it", "several", "goes to the next"),
 }
 HEAD = ["method", "needs a volume", "copies", "receivers", "when a receiver dies, what it had not taken"]
 rows = [f"| {name} | {' | '.join(PROPERTIES[name])} |" for name in OWN if name in PROPERTIES]
