@@ -212,8 +212,8 @@ plots.cold(results, methods=OWN)
 first = frame.pivot(index="size", columns="method", values="cold_ns")[OWN]
 extra = (first / p50[OWN]).loc[largest].sort_values()
 Markdown(
-    f"At {table.size(largest)} the first round trip takes {extra.iloc[0]:.1f} times as long as a warm one "
-    f"with {extra.index[0]}, and {extra.iloc[-1]:,.0f} times as long with {extra.index[-1]}. The fastest "
+    f"At {table.size(largest)} the first round trip takes {table.times(extra.iloc[0])} times as long as a warm "
+    f"one with {extra.index[0]}, and {table.times(extra.iloc[-1])} times as long with {extra.index[-1]}. The fastest "
     f"for a single tensor of that size is {first.loc[largest].idxmin()}, the fastest for many is "
     f"{p50[OWN].loc[largest].idxmin()}."
 )
