@@ -394,7 +394,8 @@ middle = {name: microseconds(times, 50) for name, times in small.items()}
 sentences = [
     f"A plain socket takes {middle['plain socket']:.0f} µs there and back, HTTP "
     f"{middle['HTTP'] / middle['plain socket']:.0f} times as long. The bytes are carried by the "
-    "same kernel; what HTTP adds is Python that writes and reads headers, on both sides.",
+    "same kernel; what HTTP adds is Python that writes and reads headers, on both sides, and a "
+    "second write each way: the headers go first, then the body.",
 ]
 cpus = pod.facts().containers["client"].cpus  # its limit, None without one
 if cpus is not None and cpus < 2:

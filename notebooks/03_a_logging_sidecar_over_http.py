@@ -94,8 +94,8 @@ post("My log message 1"), post("ERROR My log message 2")
 # %% [markdown]
 # ## Three ways to log, one pace
 #
-# Applications do not post, they log. The three ways we compare, each with one line per
-# millisecond:
+# Applications do not post, they log. The three ways we compare, each with a pause of a
+# millisecond between two lines:
 #
 # - **by hand**: the POST above, with a connection of its own for each line;
 # - **synchronous**: `podipc.logs.Handler(queue=False)` as a handler of Python's `logging`. The
@@ -409,7 +409,7 @@ display(
 )
 
 # %% [markdown]
-# **2.** One line per millisecond is little. How many lines a second does each handler deliver
+# **2.** A line, a pause of a millisecond, and the next one is little. How many lines a second does each handler deliver
 # if the application logs as fast as it can, `flush()` included?
 
 # %% tags=["solution"]

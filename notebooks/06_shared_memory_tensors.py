@@ -413,7 +413,11 @@ display(Markdown(
     f"Filling a loan for the second time took {duration(fill['loan again'])}, which is the writing alone; "
     f"an ordinary array took {ratio:.1f} times as long each time. "
     + ("It is new to the process each time, and its pages have to be found first."
-       if ratio > 2 else "Here the pages of the ordinary array were no more expensive.")
+       if ratio > 2 else "Here finding its pages took no longer than the writing.")
+    + f" The first loan ({duration(fill['first loan'])}) and the ordinary array "
+    f"({duration(fill['np.empty'])}) are both touched for the first time. They need not cost the same: "
+    "pages of shared memory belong to a file in memory, those of an array to one process alone, and "
+    "the kernel may give either in large pieces (huge pages) or one by one."
 ))
 
 # %% [markdown]

@@ -195,7 +195,8 @@ display(
   {duration(median["/memory", "fsync"])}, for there is no device.
 - A cold read on {disk} took {ratio(("/shared-mem", "cold read"), ("/shared-mem", "warm read"))}
   the time of a warm one. It fetched {size(fetch["/shared-mem"])} from the device, {whole}. On
-  {mem} it fetched {size(fetch["/memory"])}.
+  {mem} it fetched {size(fetch["/memory"])}: there is no device to be cold for, and both
+  reads are warm.
 """
     )
 )
@@ -455,8 +456,8 @@ display(
         f"""
 - The volume without a medium is {kinds["/shared-mem"]}, the one with `medium: Memory` is
   {kinds["/memory"]}; the kernel said so.
-- `write()` took {write_ratio:.1f} times as long on the first as on the second, because it goes
-  to the page cache; `fsync()` took another {duration(median["/shared-mem", "fsync"])} and
+- `write()` took {write_ratio:.1f} times as long on the first as on the second: both copy into
+  memory of the kernel, and differ by how its pages are got; `fsync()` took another {duration(median["/shared-mem", "fsync"])} and
   {duration(median["/memory", "fsync"])}.
 - With plain writes {torn["plain"] / reads["plain"]:.1%} of the reads saw a file that never was;
   with write-then-rename {torn["write_then_rename"]} of {reads["write_then_rename"]} did.

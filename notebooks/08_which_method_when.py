@@ -212,8 +212,8 @@ plots.cold(results, methods=OWN)
 first = frame.pivot(index="size", columns="method", values="cold_ns")[OWN]
 extra = (first / p50[OWN]).loc[largest].sort_values()
 Markdown(
-    f"At {table.size(largest)} the first round trip takes {extra.iloc[0]:.1f} times as long as a warm one "
-    f"with {extra.index[0]}, and {extra.iloc[-1]:,.0f} times as long with {extra.index[-1]}. The fastest "
+    f"At {table.size(largest)} the first round trip takes {table.times(extra.iloc[0])} times as long as a warm "
+    f"one with {extra.index[0]}, and {table.times(extra.iloc[-1])} times as long with {extra.index[-1]}. The fastest "
     f"for a single tensor of that size is {first.loc[largest].idxmin()}, the fastest for many is "
     f"{p50[OWN].loc[largest].idxmin()}."
 )
@@ -251,8 +251,8 @@ PROPERTIES = {  # method: needs a volume, copies of a tensor, receivers, what wa
     "unix":      ("yes", "into and out of the kernel", "one", "is lost"),
     "fifo":      ("yes", "into and out of the kernel", "one", "is lost"),
     "http":      ("no", "into and out of the kernel", "one", "is lost"),
-    "file":      ("yes, of medium: Memory", "into a file", "several", "goes to the next"),
-    "file-disk": ("yes", "into a file", "several", "goes to the next"),
+    "file":      ("yes, of medium: Memory", "into a file and out of it", "several", "goes to the next"),
+    "file-disk": ("yes", "into a file and out of it", "several", "goes to the next"),
 }
 HEAD = ["method", "needs a volume", "copies", "receivers", "when a receiver dies, what it had not taken"]
 rows = [f"| {name} | {' | '.join(PROPERTIES[name])} |" for name in OWN if name in PROPERTIES]

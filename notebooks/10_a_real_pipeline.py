@@ -78,8 +78,8 @@ MANIFEST = copy_of("../k8s/pods/pipeline.yaml", None if RUNTIME == "local" else 
 # %% [markdown]
 # ## The data
 #
-# 1797 digits, written by 13 people, scanned, and reduced to 8 by 8 pixels of 17 shades of grey. They
-# come with scikit-learn. 500 of them are for the test; the model never sees these while it learns.
+# 1797 digits, written by 13 people, scanned, and reduced to 8 by 8 pixels of 17 shades of grey: the
+# test set of the UCI digits, whose training set is from 30 others. They come with scikit-learn. 500 of them are for the test; the model never sees these while it learns.
 
 # %%
 digits = load_digits()

@@ -43,7 +43,7 @@ def lines(results: Results, other: Results, name: str, other_name: str) -> list[
     width = max([10, *(len(method) for method, _, _ in common)])
     out = table.wrap([f"A: {name}. B: {other_name}. A ratio above 1: A is faster."])
     out += table.wrap(_differences(results.about, other.about))
-    head = f"{'p50, A':>8}{'B':>8}{'ratio':>8}  {'bytes/s, A':>11}{'B':>8}{'ratio':>8}"
+    head = f"{'p50, A':>8}{'B':>8}{'ratio':>8}  {'bytes/s, A':>12}{'B':>8}{'ratio':>8}"
     out += ["", f"{'':{width + 8}}{head}"]
     last = None
     for key in common:
@@ -127,7 +127,7 @@ _COMPARED: dict[str, tuple[str, ...]] = {
     "memory limit": ("containers", "producer", "limits", "memory"),
     "cpu quota": ("containers", "producer", "limits", "cpus"),
     "pinned to": ("pinned",),
-    "/dev/shm": ("plan", "shm_bytes"),
+    "/dev/shm": ("containers", "producer", "shm", "size"),
     "files in memory on": ("places", "memory", "filesystem"),
     "files on disk on": ("places", "disk", "filesystem"),
     "turns": ("plan", "repeated"),

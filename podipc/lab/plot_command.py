@@ -88,6 +88,9 @@ def _all(options: argparse.Namespace, results: Results, against: Results | None)
 
     if options.methods is not None:
         raise Usage("--methods goes with --figure: a report has all of them")
+    for name, default in (("theme", "auto"), ("width", "wide")):
+        if getattr(options, name) != default:
+            raise Usage(f"--{name} goes with --figure: a report follows its reader")
     try:
         print(report.write(results, options.output or DIRECTORY, against))
     except report.ReportError as error:

@@ -319,8 +319,8 @@ def _row(found: dict[str, Any]) -> Row:
         raise ValueError(f"times_ns does not have {len(PERCENTILES)} times")
     if not all(_is_number(time) for time in row.times_ns):
         raise TypeError("times_ns has something that is not a time")
-    if row.times_ns and not any(r.p50_ns for r in repetitions):
-        raise ValueError("there are times and no repetition with a median")
+    if row.times_ns and not (repetitions and statistics.median(r.p50_ns for r in repetitions)):
+        raise ValueError("there are times and no repetition with a median, or theirs is 0")
     return row
 
 

@@ -96,6 +96,8 @@ def test_one_figure(podipc, tmp_path):
         (("plot", RUN, "--output", "/dev/null"), "/dev/null is not a directory"),
         (("plot", RUN, "--output", "/dev/null/x"), "/dev/null is not a directory"),
         (("plot", RUN, "--methods", "shm"), "--methods goes with --figure"),
+        (("plot", RUN, "--theme", "dark"), "--theme goes with --figure"),
+        (("plot", RUN, "--width", "narrow"), "--width goes with --figure"),
         (("plot", RUN, "--figure", "pie"), "no figure 'pie'; there are "),
         (("plot", RUN, "--figure", "changes"), "shows two runs"),
         (("plot", RUN, "--figure", "cpu", "--methods", "x"), "no method 'x' in the results"),

@@ -2,6 +2,7 @@
 
 import copy
 import os
+import re
 import subprocess
 import sys
 
@@ -34,6 +35,10 @@ def test_lines(measured):
     text = against.lines(Results(measured.about, fast), Results(about, slow), "this", "x.json")
     assert max(map(len, text)) <= 80
     (line,) = [line.split() for line in text if line.startswith("shm")]
+    (head,) = [line for line in text if "ratio" in line and "bytes/s" in line]
+    (row_of_shm,) = [line for line in text if line.startswith("shm")]
+    ends = [found.end() for found in re.finditer(r"\bA|B|ratio", head)]
+    assert ends == [found.end() for found in re.finditer(r"[\w.]+(?= |\+|$)", row_of_shm)][2:]
     assert line == ["shm", "64", "1.00µs", "2.00µs", "2.00+", "998K", "499K", "2.00+"]
     said = " ".join(text)
     assert "Not the same in A / B: runtime local / podman; turns 2 / 9." in said

@@ -215,3 +215,10 @@ def test_quick(monkeypatch, value, expected):
     if value is not None:
         monkeypatch.setenv("PODIPC_QUICK", value)
     assert quick() is expected
+
+
+def test_a_median_is_not_covered_by_its_samples():
+    figure = chart.bars({"a": [1, 2, 2, 2, 3]}, x="s", title="a", x_axis="time")
+    median, samples = sorted(figure.axes[0].lines, key=lambda line: len(line.get_xdata()))
+    assert len(samples.get_xdata()) == 5
+    assert median.get_zorder() > samples.get_zorder()

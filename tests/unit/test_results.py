@@ -87,6 +87,14 @@ def test_what_is_not_results(tmp_path, text, says):
     assert str(path) in str(caught.value)
 
 
+def test_medians_that_are_mostly_0_are_not_results(measured):
+    found = json.loads(measured.to_json())
+    once = found["rows"][0]["repetitions"][0]
+    found["rows"][0]["repetitions"] = [once | {"n": n, "p50_ns": n} for n in (0, 0, 9)]
+    with pytest.raises(ResultsError, match="a median, or theirs is 0"):
+        Results.from_json(json.dumps(found))
+
+
 def row_of(*times):
     """A row of one repetition with these times."""
     row = Row("shm", "podipc", 64)

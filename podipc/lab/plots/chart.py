@@ -293,7 +293,8 @@ def bars(
             fill: dict[str, Any] = {"edgecolor": look.colour, "facecolor": look.face}
             sheet.ax.barh(row, middle, 0.62, hatch="////" if look.hollow else "", **fill)
         else:
-            sheet.ax.plot(middle, row, linestyle="", color=look.colour, marker=look.marker)
+            over: dict[str, Any] = {"linestyle": "", "zorder": 3}  # the strokes
+            sheet.ax.plot(middle, row, color=look.colour, marker=look.marker, **over)
         if len(found) > 1:
             sheet.ax.plot(
                 found, [row] * len(found), linestyle="", marker="|", color=sheet.theme.text
