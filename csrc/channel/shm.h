@@ -230,6 +230,11 @@ static inline struct pdi_tx_link *pdi_tx(struct pdi_link *link)
 {
     return (struct pdi_tx_link *)(void *)link;
 }
+/* Does the receiver take the newest only? */
+static inline bool pdi_is_latest(const struct pdi_tx_link *link)
+{
+    return (link->link.hello.flags & PDI_LATEST) != 0;
+}
 static inline void *pdi_chunk_data(struct pdi_shm_sender *tx, uint32_t chunk)
 {
     const struct pdi_chunk *c = &tx->pool.chunks[chunk];

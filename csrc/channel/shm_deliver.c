@@ -96,14 +96,9 @@ static int greet(struct pdi_endpoint *ep, struct pdi_link *l, int fd)
     return 0;
 }
 
-static bool is_latest(const struct pdi_tx_link *link)
-{
-    return (link->link.hello.flags & PDI_LATEST) != 0;
-}
-
 static uint32_t slots(const struct pdi_tx_link *link)
 {
-    return is_latest(link) ? PDI_LATEST_SLOTS : PDI_RING_SLOTS;
+    return pdi_is_latest(link) ? PDI_LATEST_SLOTS : PDI_RING_SLOTS;
 }
 
 /* Hangs up on a peer that wrote what cannot be; the control thread does the rest. */
@@ -260,7 +255,8 @@ static int publish_all(struct pdi_shm_sender *tx, uint32_t chunk, struct pdi_des
         struct pdi_tx_link *link = pdi_tx(tx->ep.links[i]);
         if (link->link.state != PDI_JOINED)
             continue;
-        if (!is_latest(link) && (!has_room(tx, link) || pdi_sender_announce(tx, link, chunk) < 0))
+        if (!pdi_is_latest(link) &&
+            (!has_room(tx, link) || pdi_sender_announce(tx, link, chunk) < 0))
             return -EAGAIN;
         joined++;
     }
@@ -268,12 +264,12 @@ static int publish_all(struct pdi_shm_sender *tx, uint32_t chunk, struct pdi_des
         struct pdi_tx_link *link = pdi_tx(tx->ep.links[i]);
         if (link->link.state != PDI_JOINED)
             continue;
-        if (is_latest(link) && (link->pending != PDI_NONE || !has_room(tx, link) ||
-                                pdi_sender_announce(tx, link, chunk) < 0))
+        if (pdi_is_latest(link) && (link->pending != PDI_NONE || !has_room(tx, link) ||
+                                    pdi_sender_announce(tx, link, chunk) < 0))
             set_pending(tx, link, chunk, d);
         else
             (void)push(tx, link, chunk, tx->next_number, d);
-        if (is_latest(link) && has_room(tx, link))
+        if (pdi_is_latest(link) && has_room(tx, link))
             push_pending(tx, link);
     }
     tx->stats.unheard += joined == 0;

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "../core/skips.h"
 #include "../platform/cgroup.h"
 #include "../platform/random.h"
 #include "../platform/thread.h"
@@ -15,7 +16,6 @@
 #define SPIN_MAX 100000
 #define SPIN_MIN 2000
 #define WAKE_UP  35000 /* of a wait, what waking up is */
-#define SKIP_MAX 255   /* short sleeps, until all of it is tried again after it was in vain */
 
 #define SOCKET_FULL_NS 1000000
 
@@ -194,13 +194,13 @@ static int spin(struct pdi_endpoint *ep, int (*attempt)(void *), void *arg, int6
 
 /* After a short sleep, which spinning might have spared: all of it is tried again. Not
  * where just that was in vain: then the other side came to run because we slept, as it
- * does where others have the processors, and spinning only keeps it away. Then the next
- * try is after one more short sleep, after three more, seven, up to SKIP_MAX. */
+ * does where others have the processors, and spinning only keeps it away. Then short
+ * sleeps come and go before the next try (core/skips.h). */
 static void spin_again(struct pdi_endpoint *ep, bool in_vain)
 {
     uint32_t vain = pdi_peek32(&ep->spin_vain), skip = pdi_peek32(&ep->spin_skip);
     if (in_vain) {
-        vain = vain < SKIP_MAX ? vain * 2 + 1 : SKIP_MAX;
+        vain = pdi_skips_after(vain);
         pdi_poke32(&ep->spin_vain, vain);
         pdi_poke32(&ep->spin_skip, vain);
         pdi_poke64(&ep->spin_ns, SPIN_MIN);
@@ -301,9 +301,8 @@ void pdi_endpoint_explain(struct pdi_endpoint *ep, char *text, size_t cap)
         (void)snprintf(
             text, cap,
             "No %s has joined. It is looked for in %.60s%s: is the other container running, does "
-            "it "
-            "use the same name, and do both see the same directory? Containers of one Pod share "
-            "/dev/shm; where they do not, use a directory on a volume that both mount: "
+            "it use the same name, and do both see the same directory? Containers of one Pod "
+            "share /dev/shm; where they do not, use a directory on a volume that both mount: "
             "shm:///shared/NAME.",
             peer, ep->path, strlen(ep->path) > 60 ? "..." : "");
     pthread_mutex_unlock(&ep->lock);

@@ -8,13 +8,13 @@
  * the copy may take, and no longer than a wake-up or two would.
  *
  * A receiver that has other things to do is not worth waiting for. A vain look is
- * followed by one send without, the next by three, by seven, up to SKIP_MAX. */
+ * followed by sends without one (core/skips.h). */
 #include "../core/atomics.h"
+#include "../core/skips.h"
 #include "shm.h"
 
 #define WARM     (UINT64_C(2) << 20) /* bytes; one message is never too much */
 #define LOOK_MAX UINT64_C(200000)    /* ns */
-#define SKIP_MAX 255                 /* sends */
 
 #define BYTES_PER_NS 8 /* of a slow copy */
 
@@ -29,7 +29,7 @@ static bool is_ahead(struct pdi_shm_sender *tx, uint64_t n)
             continue;
         (void)pdi_ring_refresh(&link->ring);
         uint64_t waiting = pdi_ring_untaken(&link->ring);
-        if (waiting <= 1 || n < WARM / waiting || (link->link.hello.flags & PDI_LATEST) != 0)
+        if (waiting <= 1 || n < WARM / waiting || pdi_is_latest(link))
             return false;
         joined++;
     }
@@ -56,8 +56,7 @@ static bool look(struct pdi_shm_sender *tx, uint64_t n, bool last)
     if (!ahead) {
         tx->pace_vain = 0;
     } else if (last) {
-        tx->pace_vain = tx->pace_vain < SKIP_MAX ? tx->pace_vain * 2 + 1 : SKIP_MAX;
-        tx->pace_skip = tx->pace_vain;
+        tx->pace_skip = tx->pace_vain = pdi_skips_after(tx->pace_vain);
     }
     pthread_mutex_unlock(&tx->ep.lock);
     return ahead && !last;

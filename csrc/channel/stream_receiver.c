@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "../core/error.h"
+#include "../core/skips.h"
 #include "../platform/cgroup.h"
 #include "../platform/clock.h"
 #include "../platform/fifo.h"
@@ -23,7 +24,6 @@ enum {
     QUOTA_AT_ONCE = 256 << 10, /* bytes read by a call that must not wait */
     NEWS_EVERY = 8,            /* tensors, before looking for news of other senders */
     EVENTS = 32,
-    SPIN_PAUSES = 255, /* at most, after as many vain looks in a row */
 };
 #define SPIN_NS   50000 /* as long as a wake-up takes, and the answer of the woken */
 #define ALARM_TAG UINT64_MAX
@@ -251,8 +251,7 @@ static bool spin(struct stream_rx *rx, int64_t until)
             return true;
         }
     } while (pdi_now() < (end < until ? end : until));
-    rx->spin_pauses = rx->spin_pauses < SPIN_PAUSES ? rx->spin_pauses * 2 + 1 : SPIN_PAUSES;
-    rx->spin_pause = rx->spin_pauses;
+    rx->spin_pause = rx->spin_pauses = pdi_skips_after(rx->spin_pauses);
     return false;
 }
 
