@@ -12,7 +12,6 @@
 enum {
     SMALLEST = 256,
     MAPPED_FROM = 256 << 10, /* larger blocks are mappings of their own */
-    LOOK_EACH = 1 << 20,     /* bytes for which the container's memory is looked at first */
     PAGE = 4096,
 };
 
@@ -98,12 +97,7 @@ static int make(struct pdi_blocks *blocks, uint64_t n, uint64_t cap, uint32_t si
 {
     if (cap >= MAPPED_FROM)
         cap = (cap + PAGE - 1) / PAGE * PAGE;
-    blocks->unseen += cap;
-    uint64_t have = cap;
-    if (blocks->unseen >= LOOK_EACH) {
-        have = pdi_memory_available();
-        blocks->unseen = 0;
-    }
+    uint64_t have = pdi_memory_available_each(&blocks->unseen, cap);
     if (have < cap) {
         destroy_free(blocks, 0);
         have = pdi_memory_available();

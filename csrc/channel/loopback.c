@@ -18,8 +18,6 @@
 
 enum stage { GREETING, HEAD, REST, MEMORY, PAYLOAD, TRAILER };
 
-#define LOOK_EACH (UINT64_C(1) << 20) /* bytes for which the memory limit is looked at first */
-
 struct incoming {
     enum stage stage;
     uint64_t got; /* bytes of this stage */
@@ -329,12 +327,7 @@ static int take_head(struct incoming *in, podipc_error *err)
 static int take_memory(struct incoming *in, podipc_error *err)
 {
     uint64_t need = in->tensor.nbytes;
-    uint64_t have = UINT64_MAX;
-    in->unseen = need < LOOK_EACH ? in->unseen + need : LOOK_EACH;
-    if (in->unseen >= LOOK_EACH) {
-        have = pdi_memory_available();
-        in->unseen = 0;
-    }
+    uint64_t have = pdi_memory_available_each(&in->unseen, need);
     const uint64_t align = PODIPC_TENSOR_ALIGN;
     if (need <= have)
         in->data = aligned_alloc(align, (size_t)((need / align + 1) * align));

@@ -514,10 +514,9 @@ static void in_child(void *arg)
 }
 
 /* Half of what the volume has left; of memory, half of what this container may take. */
-static uint64_t default_budget(const struct sender *tx)
+static uint64_t default_budget(uint64_t space, bool in_ram)
 {
-    bool in_ram;
-    uint64_t budget = pdi_directory_space(&tx->e.dir, &in_ram) / 2;
+    uint64_t budget = space / 2;
     if (in_ram) {
         uint64_t memory = pdi_memory_available() / 2;
         budget = memory < budget ? memory : budget;
@@ -543,8 +542,8 @@ int pdi_volume_sender_open(const podipc_options *o, podipc_sender **out, podipc_
     }
     tx->base.ops = &sender_ops;
     tx->max_given = o->max_bytes > 0;
-    (void)pdi_directory_space(&tx->e.dir, &tx->in_ram);
-    tx->max_bytes = tx->max_given ? o->max_bytes : default_budget(tx);
+    uint64_t space = pdi_directory_space(&tx->e.dir, &tx->in_ram);
+    tx->max_bytes = tx->max_given ? o->max_bytes : default_budget(space, tx->in_ram);
     *out = &tx->base;
     return 0;
 }

@@ -8,8 +8,9 @@
 #include <string.h>
 #include <unistd.h>
 
-#define PATH     512
-#define NO_LIMIT UINT64_MAX
+#define PATH      512
+#define NO_LIMIT  UINT64_MAX
+#define LOOK_EACH (UINT64_C(1) << 20) /* bytes of small things */
 
 static bool read_text(const char *path, char *text, size_t cap)
 {
@@ -161,6 +162,15 @@ uint64_t pdi_memory_available(void)
     struct memory m = {.limit = NO_LIMIT, .left = meminfo("MemAvailable:")};
     for_each_group("memory", visit_memory, &m);
     return m.left;
+}
+
+uint64_t pdi_memory_available_each(uint64_t *unseen, uint64_t n)
+{
+    *unseen = n < LOOK_EACH ? *unseen + n : LOOK_EACH;
+    if (*unseen < LOOK_EACH)
+        return UINT64_MAX;
+    *unseen = 0;
+    return pdi_memory_available();
 }
 
 static void visit_cpu(const char *dir, bool v2, void *arg)

@@ -13,6 +13,9 @@
 uint64_t pdi_memory_limit(void);
 /* What is left under it, counting page cache that can be dropped as free. Bytes. */
 uint64_t pdi_memory_available(void);
+/* The same before n more bytes are taken, for many small things: looked at once in each
+ * MiB. *unseen is what was taken since, the caller's, 0 at first. UINT64_MAX: no look. */
+uint64_t pdi_memory_available_each(uint64_t *unseen, uint64_t n);
 /* How many processors' worth of time there is: affinity mask and cpu quota. */
 double pdi_cpus(void);
 
