@@ -345,9 +345,9 @@ def test_restarts(make: Maker) -> None:
         restartPolicy="OnFailure",
         backoff=0.05,
     )
-    eventually(lambda: pod["again"].restarts >= 2, "it is started again")
+    eventually(lambda: pod["again"].logs().startswith("run\nrun\nrun\n"), "the log of all runs")
+    assert pod["again"].restarts >= 2
     assert pod["again"].returncode == 3
-    assert pod["again"].logs().startswith("run\nrun\nrun\n"), "the log of all runs"
     assert pod["once"].wait(PATIENCE) == 0
     assert (pod["once"].restarts, pod["once"].reason) == (0, "Completed")
     before = pod["stays"].pid
@@ -359,6 +359,18 @@ def test_restarts(make: Maker) -> None:
     assert pod["stays"].restarts == 2
     expected = "runs\nruns\nends\nruns\n"
     eventually(lambda: pod["stays"].logs() == expected, "it was ended in order and runs again")
+
+
+def test_the_pod_outlives_the_end_of_all_its_containers(make: Maker) -> None:
+    """Podman would end it, and with it what waits in /dev/shm for the next run."""
+    code = "cat /dev/shm/left; readlink /proc/self/ns/ipc /proc/self/ns/net | tee /dev/shm/left"
+    pod = make.up(
+        container("a", f"sleep 0.3; {code}; exit 1"), restartPolicy="OnFailure", backoff=0.5
+    )
+    said = eventually(lambda: (pod["a"].restarts >= 3 or None) and pod["a"].logs(), "four runs")
+    spaces = {line for line in said.splitlines() if line.startswith(("ipc:", "net:"))}
+    assert len(spaces) == 2, said
+    assert said.count("No such file") == 1, said
 
 
 def test_logs_are_whole(make: Maker) -> None:

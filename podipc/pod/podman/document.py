@@ -3,6 +3,12 @@
 Podman creates the containers of it, and this process starts them. So init containers and
 sidecars are containers among others there, nothing is restarted by podman, and an
 ``emptyDir`` is a volume that was made for it, and so are the files of a ConfigMap.
+
+A Pod of ``podman kube play`` has the exit policy ``stop``, which no option changes: when a
+container ends, podman ends the Pod unless one is found that is not over, and takes one
+that is just being started with it. A cluster keeps the Pod's namespaces until the Pod is
+deleted. So there is one more container, which is never started: podman takes it for one
+that is still to come.
 """
 
 from __future__ import annotations
@@ -59,6 +65,7 @@ def made(
         _container(given, container, environments[container.name])
         for given, container in zip(found, pod.everyone(), strict=True)
     ]
+    spec["containers"].append(_never_started(spec["containers"][0]["image"], token))
     spec["restartPolicy"] = "Never"
     if pod.fs_group is not None:
         security = spec["securityContext"]
@@ -88,6 +95,10 @@ def _container(
         if words:
             kept[name] = [environment.expand(word, env) for word in words]
     return kept
+
+
+def _never_started(image: str, token: str) -> dict[str, Any]:
+    return {"name": f"keeps-the-pod-{token[:8]}", "image": image, "imagePullPolicy": "Never"}
 
 
 def _mount(

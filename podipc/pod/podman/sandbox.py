@@ -110,7 +110,11 @@ class Sandbox(supervisor.Sandbox):
                     raise self._refused(container, file.read())
             _skip_until(read, identity)
             self._own_volumes()
-            process = Process(identity, _number(pid_file), _number(monitor_file))
+            try:
+                process = Process(identity, _number(pid_file), _number(monitor_file))
+            except ProcessLookupError:
+                reason = "it was ended before its program began, and not by this process"
+                raise self._refused(container, reason) from None
             try:
                 client.ask(["container", "start", identity])
             except SystemCallError as error:
