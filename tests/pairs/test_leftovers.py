@@ -1,10 +1,11 @@
 """`podipc ls` and `podipc rm`: who lives in a channel, and what a crash left."""
 
+import json
 import os
 import signal
 
 import pytest
-from support import eventually
+from support import PATIENCE, eventually
 
 import podipc
 from podipc import leftovers
@@ -40,6 +41,8 @@ def test_nothing_there(podipc_dir, capsys):
     out = capsys.readouterr()
     assert out.out == ""
     assert str(podipc_dir) in out.err
+    assert main(["ls", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == []
     assert main(["rm", "--dead"]) == 0
 
 
@@ -55,6 +58,12 @@ def test_the_living_and_the_dead(spawn, capsys, podipc_dir):
         assert head.split() == ["CHANNEL", "SENDERS", "RECEIVERS", "DEAD", "UID", "AGE"]
         assert line.split()[:3] == ["frames", "1", "1"]
         assert line.split()[4] == str(os.getuid())
+        assert main(["ls", "--json"]) == 0
+        (found,) = json.loads(capsys.readouterr().out)
+        assert (found["name"], found["path"]) == ("frames", str(podipc_dir / "frames"))
+        assert [len(found[key]) for key in ("senders", "receivers")] == [1, 1]
+        assert (found["uid"], found["refused"]) == (os.getuid(), None)
+        assert 0 <= found["age_seconds"] < PATIENCE
 
 
 def test_looking_does_not_disturb():
