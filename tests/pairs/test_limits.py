@@ -296,11 +296,10 @@ def test_no_descriptor_to_join(spawn, name, role):
     """The side that has none says so, the other that it gets no answer."""
     call = "tx.send(np.zeros(1), timeout)" if role == "sender" else "rx.recv(timeout)"
     child = spawn(
-        "import resource, podipc.tensors\n"
+        "import peers, resource, podipc.tensors\n"
         f"tx = rx = podipc.{role}(args[0])\n"
         f"{'tx.empty(1)' if role == 'sender' else ''}\n"  # memory it then has
-        "used = max(map(int, os.listdir('/proc/self/fd')))\n"
-        "resource.setrlimit(resource.RLIMIT_NOFILE, (used, 4096))\n"
+        "peers.take_all_descriptors()\n"
         "say('has none')\n"
         "hear()\n"
         "try:\n"
@@ -333,13 +332,12 @@ def test_no_descriptor_to_join(spawn, name, role):
 def test_no_descriptor_for_an_arena(spawn, name):
     """The true reason; nothing is lost, nobody has died, and what is held stays as it is."""
     child = spawn(
-        "import resource\n"
+        "import peers, resource\n"
         "rx = podipc.receiver(args[0])\n"
         "held = rx.recv(30)\n"
         "say('holds')\n"
         "hear()\n"
-        "used = max(map(int, os.listdir('/proc/self/fd')))\n"
-        "resource.setrlimit(resource.RLIMIT_NOFILE, (used, 4096))\n"
+        "peers.take_all_descriptors()\n"
         "say('has none')\n"
         "try:\n"
         "    rx.recv(30)\n"
