@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import resource
 import select
 import sys
 import threading
@@ -231,6 +230,8 @@ def threads(address, n):
 
 def take_all_descriptors():
     """Leave none: neither one that is free, nor one that a thread is just done with."""
+    import resource  # an extension, which not every user of the machine may read
+
     highest = max(map(int, os.listdir("/proc/self/fd")))
     resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 8, 4096))
     until = time.monotonic() + 0.3
