@@ -61,7 +61,15 @@ static bool listen_to(struct pdi_greeter *g, int i)
     } else if (rc < 0) {
         g->strangers++;
     }
-    bool handed_over = rc == 0 && answer(g, fd) && g->joined(g->arg, fd, theirs->id) == 0;
+    bool handed_over = false;
+    if (rc == 0 && answer(g, fd)) {
+        rc = g->joined(g->arg, fd, theirs->id);
+        handed_over = rc == 0;
+        if (rc < 0 && rc != PODIPC_ECLOSED) {
+            pdi_fail(&err, rc, "epoll_ctl", "a sender of %s had to be turned away", g->where);
+            g->turned_away(g->arg, &err);
+        }
+    }
     remove_pending(g, i, !handed_over);
     return true;
 }

@@ -81,6 +81,7 @@ struct pdi_member {
     uint32_t count, cap;
     int64_t census_began, census_ended;
     bool census_again; /* the last one left a question open */
+    int unseen;        /* why the last one could not look at some lock file, or 0 */
     bool ended;        /* a sender went in order, */
     bool said;         /* and the user was told that all are gone since */
     bool stirred;      /* something had changed when the last sleep ended */

@@ -59,7 +59,9 @@ static void see_name(struct pdi_member *e, const char *name, uint64_t id)
     p->named = p->joined = true;
     p->unlocked = held == 0;
     p->old |= held == 0 && e->census_ended == 0;
-    if (held < 0 && p->state == PDI_PEER_LIVE) {
+    if (held < 0 && held != -EACCES && held != -EPERM) {
+        e->unseen = held;
+    } else if (held < 0 && p->state == PDI_PEER_LIVE) {
         p->state = PDI_PEER_REFUSED;
         p->untold = true;
     }
@@ -168,6 +170,7 @@ int pdi_member_census(struct pdi_member *e, podipc_error *err)
 {
     e->census_began = pdi_now();
     e->census_again = false;
+    e->unseen = 0;
     for (uint32_t i = 0; i < e->count; i++)
         before(&e->peers[i]);
     int rc = pdi_directory_list(&e->dir, see, e);
@@ -175,6 +178,10 @@ int pdi_member_census(struct pdi_member *e, podipc_error *err)
     if (rc < 0)
         return pdi_fail(err, rc == -ENOENT ? -ESTALE : rc, "readdir",
                         "cannot list %.200s; was it removed?", e->dir.path);
+    if (e->unseen < 0) {
+        e->census_again = true;
+        return pdi_fail(err, e->unseen, "open", "cannot see who lives in %.200s", e->dir.path);
+    }
     for (uint32_t i = 0; i < e->count; i++) {
         learn_numbers(e, &e->peers[i]);
         learn_state(e, &e->peers[i]);

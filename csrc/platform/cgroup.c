@@ -8,13 +8,15 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "retry.h"
+
 #define PATH      512
 #define NO_LIMIT  UINT64_MAX
 #define LOOK_EACH (UINT64_C(1) << 20) /* bytes of small things */
 
 static bool read_text(const char *path, char *text, size_t cap)
 {
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int fd = PDI_RETRY(open(path, O_RDONLY | O_CLOEXEC));
     if (fd < 0)
         return false;
     ssize_t n = read(fd, text, cap - 1);

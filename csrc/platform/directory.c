@@ -19,6 +19,8 @@
 #include "dirmode.h"
 #include "random.h"
 #include "rename.h"
+#include "retry.h"
+#include "wholefile.h"
 
 /* Longest part of a path that an error text shows; the advice must still fit. */
 #define SHOWN   "%.160s"
@@ -99,16 +101,14 @@ static int make_gate(int dirfd, uint32_t mode, bool made)
 {
     char name[PDI_FILE_NAME];
     pdi_file_name_write(name, &(struct pdi_file_name){PDI_NAME_MAKING, .who = pdi_random64()});
-    int fd = openat(dirfd, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+    int fd =
+        PDI_RETRY(openat(dirfd, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600));
     if (fd < 0)
         return -errno;
-    int rc = 0;
-    size_t n = made ? sizeof made_here - 1 : 0;
-    if (fchmod(fd, mode) < 0)
-        rc = -errno;
-    else if (n > 0 && write(fd, made_here, n) != (ssize_t)n)
-        rc = errno ? -errno : -ENOSPC;
-    else if (linkat(dirfd, name, dirfd, PDI_FILE_GATE, 0) < 0 && errno != EEXIST)
+    int rc = fchmod(fd, mode) < 0 ? -errno : 0;
+    if (rc == 0 && made)
+        rc = pdi_wholefile_write(fd, made_here, sizeof made_here - 1, 0);
+    if (rc == 0 && linkat(dirfd, name, dirfd, PDI_FILE_GATE, 0) < 0 && errno != EEXIST)
         rc = -errno;
     /* Where there are no hard links: two that do this at once leave one gate, and the
      * other finds out that its gate is not the one with the name. */
@@ -144,7 +144,7 @@ static int make_directory(const char *path, uint32_t mode)
         free(beside);
         return rc;
     }
-    int fd = open(beside, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    int fd = PDI_RETRY(open(beside, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
     if (fd < 0)
         rc = -errno;
     if (rc == 0)
@@ -168,10 +168,8 @@ static int try_lock(int fd, int64_t ns)
 {
     int64_t until = pdi_now() + ns;
     for (;;) {
-        if (flock(fd, LOCK_EX | LOCK_NB) == 0)
+        if (PDI_RETRY(flock(fd, LOCK_EX | LOCK_NB)) == 0)
             return 0;
-        if (errno == EINTR)
-            continue;
         if (errno != EWOULDBLOCK)
             return -errno;
         if (pdi_now() >= until)
@@ -211,7 +209,7 @@ static bool still_there(const struct pdi_directory *d)
 /* One attempt. -ESTALE: it went away meanwhile, try again. */
 static int attempt(struct pdi_directory *d, podipc_error *err)
 {
-    d->fd = open(d->path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    d->fd = PDI_RETRY(open(d->path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
     if (d->fd < 0 && errno == ENOENT) {
         int rc = make_directory(d->path, d->mode);
         if (rc < 0)
@@ -220,7 +218,7 @@ static int attempt(struct pdi_directory *d, podipc_error *err)
     }
     if (d->fd < 0)
         return fail_at(d->path, -errno, "open", d->mode, err);
-    d->gate = openat(d->fd, PDI_FILE_GATE, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    d->gate = PDI_RETRY(openat(d->fd, PDI_FILE_GATE, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC));
     if (d->gate < 0 && errno == ENOENT) {
         int rc = make_gate(d->fd, d->mode, false);
         if (rc < 0 && rc != -ENOENT)
@@ -231,6 +229,8 @@ static int attempt(struct pdi_directory *d, podipc_error *err)
     int rc = d->gate < 0 || fstat(d->gate, &st) < 0 ? -errno : 0;
     if (rc == -EACCES || rc == -EPERM || rc == -EROFS)
         return pdi_directory_refused(d->path, d->fd, PDI_FILE_GATE, rc, "open", d->mode, err);
+    if (rc < 0 && rc != -ELOOP && rc != -ENXIO && rc != -EISDIR)
+        return fail_at(d->path, rc, "open", d->mode, err);
     if (rc < 0 || !S_ISREG(st.st_mode) || st.st_nlink > 2)
         return pdi_fail(err, PODIPC_EADDRESS, "open",
                         SHOWN "/" PDI_FILE_GATE " is not a plain file that podipc made: remove it "
@@ -293,7 +293,7 @@ static bool is_regular(const struct pdi_directory *d, const struct dirent *e)
 int pdi_directory_list(const struct pdi_directory *d, void (*each)(void *arg, const char *name),
                        void *arg)
 {
-    int fd = openat(d->fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int fd = PDI_RETRY(openat(d->fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
     if (fd < 0)
         return -errno;
     DIR *dir = fdopendir(fd);
@@ -313,7 +313,8 @@ int pdi_directory_list(const struct pdi_directory *d, void (*each)(void *arg, co
 
 int pdi_directory_touch(const struct pdi_directory *d, const char *name)
 {
-    int fd = openat(d->fd, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+    int fd =
+        PDI_RETRY(openat(d->fd, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600));
     if (fd < 0)
         return errno == EEXIST ? 0 : -errno;
     int rc = fchmod(fd, d->mode) < 0 ? -errno : 0;
@@ -335,7 +336,7 @@ bool pdi_directory_has(const struct pdi_directory *d, const char *name)
 void pdi_directory_retire(struct pdi_directory *d)
 {
     char text[sizeof made_here] = {0};
-    ssize_t n = pread(d->gate, text, sizeof text, 0);
+    ssize_t n = PDI_RETRY(pread(d->gate, text, sizeof text, 0));
     bool made = n == (ssize_t)sizeof made_here - 1 && memcmp(text, made_here, (size_t)n) == 0;
     if (!still_there(d))
         return;

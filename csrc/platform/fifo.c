@@ -8,11 +8,12 @@
 #include "../core/error.h"
 #include "io.h"
 #include "rendezvous.h"
+#include "retry.h"
 
 /* Opening to write fails unless somebody reads. */
 static int probe(const char *path)
 {
-    int fd = open(path, O_WRONLY | O_NONBLOCK | O_NOFOLLOW | O_CLOEXEC);
+    int fd = PDI_RETRY(open(path, O_WRONLY | O_NONBLOCK | O_NOFOLLOW | O_CLOEXEC));
     if (fd < 0)
         return errno == ENXIO || errno == ENOENT ? 0 : -errno;
     (void)close(fd);
@@ -24,7 +25,7 @@ static int make(const char *path, int *fd, podipc_error *err)
     if (mkfifo(path, 0600) < 0)
         return pdi_fail(err, -errno, "mkfifo", "could not make a FIFO at %s as UID %u", path,
                         (unsigned)geteuid());
-    *fd = open(path, O_RDONLY | O_NONBLOCK | O_NOFOLLOW | O_CLOEXEC);
+    *fd = PDI_RETRY(open(path, O_RDONLY | O_NONBLOCK | O_NOFOLLOW | O_CLOEXEC));
     if (*fd >= 0)
         return 0;
     int rc = -errno;
@@ -60,7 +61,7 @@ int pdi_fifo_claim(const char *path, int *fd, podipc_error *err)
     int rc = pdi_special_look(path, S_IFIFO, err);
     if (rc < 0)
         return rc;
-    *fd = open(path, O_WRONLY | O_NONBLOCK | O_NOFOLLOW | O_CLOEXEC);
+    *fd = PDI_RETRY(open(path, O_WRONLY | O_NONBLOCK | O_NOFOLLOW | O_CLOEXEC));
     if (*fd < 0) {
         rc = -errno;
         return rc == -EACCES ? pdi_special_denied(path, rc, "open", err)

@@ -11,6 +11,7 @@
 
 #include "clock.h"
 #include "poller.h"
+#include "retry.h"
 
 static ssize_t result(ssize_t n)
 {
@@ -19,30 +20,22 @@ static ssize_t result(ssize_t n)
 
 ssize_t pdi_read(int fd, const struct iovec *iov, int n)
 {
-    ssize_t got;
-    do
-        got = n == 1 ? read(fd, iov->iov_base, iov->iov_len) : readv(fd, iov, n);
-    while (got < 0 && errno == EINTR);
+    ssize_t got = PDI_RETRY(n == 1 ? read(fd, iov->iov_base, iov->iov_len) : readv(fd, iov, n));
     return result(got);
 }
 
 ssize_t pdi_write_socket(int fd, const struct iovec *iov, int n)
 {
     struct msghdr msg = {.msg_iov = (struct iovec *)(uintptr_t)iov, .msg_iovlen = (size_t)n};
-    ssize_t put;
-    do
-        put = n == 1 ? send(fd, iov->iov_base, iov->iov_len, MSG_DONTWAIT | MSG_NOSIGNAL)
-                     : sendmsg(fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL);
-    while (put < 0 && errno == EINTR);
+    const int flags = MSG_DONTWAIT | MSG_NOSIGNAL;
+    ssize_t put =
+        PDI_RETRY(n == 1 ? send(fd, iov->iov_base, iov->iov_len, flags) : sendmsg(fd, &msg, flags));
     return result(put);
 }
 
 static ssize_t write_some(int fd, const struct iovec *iov, int n)
 {
-    ssize_t put;
-    do
-        put = n == 1 ? write(fd, iov->iov_base, iov->iov_len) : writev(fd, iov, n);
-    while (put < 0 && errno == EINTR);
+    ssize_t put = PDI_RETRY(n == 1 ? write(fd, iov->iov_base, iov->iov_len) : writev(fd, iov, n));
     return result(put);
 }
 
@@ -59,8 +52,7 @@ static ssize_t write_quietly(int fd, const struct iovec *iov, int n)
     ssize_t put = write_some(fd, iov, n);
     if (put == -EPIPE && !was_pending) {
         const struct timespec now = {0};
-        while (sigtimedwait(&sigpipe, NULL, &now) < 0 && errno == EINTR)
-            ;
+        (void)PDI_RETRY(sigtimedwait(&sigpipe, NULL, &now));
     }
     if (!blocked)
         pthread_sigmask(SIG_SETMASK, &before, NULL);
@@ -84,8 +76,7 @@ uint64_t pdi_unread(int fd)
 void pdi_alarm_clear(int alarm)
 {
     uint64_t count;
-    while (read(alarm, &count, sizeof count) < 0 && errno == EINTR)
-        ;
+    (void)PDI_RETRY(read(alarm, &count, sizeof count));
 }
 
 void pdi_wait_io(int fd, bool writable, int alarm, int64_t until)

@@ -7,20 +7,19 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "retry.h"
+
 static int lock(int fd, int how)
 {
-    int rc;
-    do
-        rc = flock(fd, how | LOCK_NB);
-    while (rc < 0 && errno == EINTR);
-    if (rc == 0)
+    if (PDI_RETRY(flock(fd, how | LOCK_NB)) == 0)
         return 0;
     return errno == EWOULDBLOCK ? -EAGAIN : -errno;
 }
 
 int pdi_lockfile_make(int dirfd, const char *making, const char *name, uint32_t mode)
 {
-    int fd = openat(dirfd, making, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+    int fd =
+        PDI_RETRY(openat(dirfd, making, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600));
     if (fd < 0)
         return -errno;
     int rc = fchmod(fd, mode) < 0 ? -errno : lock(fd, LOCK_EX);
@@ -36,7 +35,7 @@ int pdi_lockfile_make(int dirfd, const char *making, const char *name, uint32_t 
 
 int pdi_lockfile_held(int dirfd, const char *name)
 {
-    int fd = openat(dirfd, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    int fd = PDI_RETRY(openat(dirfd, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC));
     if (fd < 0)
         return errno == ELOOP || errno == ENXIO ? -ENOENT : -errno;
     int rc = lock(fd, LOCK_SH);

@@ -9,6 +9,7 @@
 #include "../core/error.h"
 #include "cgroup.h"
 #include "huge.h"
+#include "retry.h"
 
 #ifndef F_SEAL_FUTURE_WRITE
 #define F_SEAL_FUTURE_WRITE 0x0010
@@ -32,7 +33,7 @@ int pdi_memfd_create(const char *name, size_t size, bool commit, bool shared, st
     if (m->fd < 0)
         return pdi_fail(err, -errno, "memfd_create", "could not make shared memory of %zu bytes",
                         size);
-    if (ftruncate(m->fd, (off_t)size) < 0) {
+    if (PDI_RETRY(ftruncate(m->fd, (off_t)size)) < 0) {
         rc = pdi_fail(err, -errno, "ftruncate", "could not size shared memory to %zu bytes", size);
         goto err;
     }

@@ -10,6 +10,7 @@
 #include "../core/error.h"
 #include "random.h"
 #include "rename.h"
+#include "retry.h"
 
 #define SHM_DIR "/dev/shm"
 
@@ -152,7 +153,7 @@ static int begin_with_temp(struct pdi_named *n)
     size_t used = strlen(n->temp);
     (void)snprintf(n->temp + used, sizeof n->temp - used, "/.podipc-%016llx",
                    (unsigned long long)pdi_random64());
-    n->fd = open(n->temp, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+    n->fd = PDI_RETRY(open(n->temp, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600));
     if (n->fd < 0) {
         int rc = -errno;
         *n->temp = '\0';
@@ -171,7 +172,7 @@ int pdi_named_begin(struct pdi_named *n, const char *path, uint32_t mode, podipc
     if (lstat(path, &st) == 0)
         return fail_exists(path, err);
     parent_of(path, n->temp);
-    n->fd = open(n->temp, O_RDWR | O_TMPFILE | O_CLOEXEC, 0600);
+    n->fd = PDI_RETRY(open(n->temp, O_RDWR | O_TMPFILE | O_CLOEXEC, 0600));
     int rc = n->fd < 0 ? -errno : 0;
     *n->temp = '\0';
     /* How "no O_TMPFILE here" is said: by the file system, by kernels or sandboxes
@@ -289,8 +290,8 @@ int pdi_named_open(const char *path, bool writable, int64_t owner, podipc_error 
     int rc = check_found(path, &st, owner, err);
     if (rc < 0)
         return rc;
-    int fd =
-        open(path, (writable ? O_RDWR : O_RDONLY) | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+    int fd = PDI_RETRY(open(path, (writable ? O_RDWR : O_RDONLY) | O_NOFOLLOW | O_NONBLOCK |
+                                      O_NOCTTY | O_CLOEXEC));
     if (fd < 0)
         return fail_open(path, writable, -errno, &st, err);
     /* And after, because it may have been replaced in between. */

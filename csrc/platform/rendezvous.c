@@ -19,6 +19,7 @@
 #include "dirmode.h"
 #include "random.h"
 #include "rename.h"
+#include "retry.h"
 
 /* Permissions of a directory whose files have `mode`: who may read and write may
  * also search. No sticky bit: whoever may join may remove what the dead left. */
@@ -118,7 +119,7 @@ static int refused(const char *path, int code, const char *call, podipc_error *e
 
 static int open_directory(const char *path, int *dir)
 {
-    *dir = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    *dir = PDI_RETRY(open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
     if (*dir < 0)
         return -errno;
     if (faccessat(*dir, ".", W_OK | X_OK, AT_EACCESS) < 0) {
@@ -225,7 +226,7 @@ void pdi_place_leave(const char *path, int dir, const char *name, bool named)
     const char *slash = strrchr(path, '/');
     (void)snprintf(above, sizeof above, "%.*s", (int)(slash - path), path);
     struct unfinished u = {.name = slash + 1,
-                           .dir = open(above, O_RDONLY | O_DIRECTORY | O_CLOEXEC)};
+                           .dir = PDI_RETRY(open(above, O_RDONLY | O_DIRECTORY | O_CLOEXEC))};
     if (u.dir >= 0)
         (void)pdi_place_list(u.dir, remove_unfinished, &u);
     pdi_close(&u.dir);
@@ -240,7 +241,7 @@ int pdi_place_connect(int dir, const char *name, int *sock)
     if (*sock < 0)
         return -errno;
     address_of(dir, name, &address);
-    if (connect(*sock, (struct sockaddr *)&address, sizeof address) < 0) {
+    if (PDI_RETRY(connect(*sock, (struct sockaddr *)&address, sizeof address)) < 0) {
         int rc = -errno;
         pdi_close(sock);
         return rc;
@@ -287,7 +288,7 @@ void pdi_place_watched(int inotify)
 
 int pdi_place_list(int dir, void (*each)(const char *name, void *arg), void *arg)
 {
-    int fd = openat(dir, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int fd = PDI_RETRY(openat(dir, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
     if (fd < 0)
         return -errno;
     DIR *d = fdopendir(fd);
@@ -322,10 +323,7 @@ int pdi_packet_send(int sock, const void *data, size_t size, const int *fds, int
         c->cmsg_len = CMSG_LEN(sizeof(int) * (size_t)n);
         memcpy(CMSG_DATA(c), fds, sizeof(int) * (size_t)n);
     }
-    ssize_t sent;
-    do
-        sent = sendmsg(sock, &msg, MSG_NOSIGNAL | MSG_DONTWAIT);
-    while (sent < 0 && errno == EINTR);
+    ssize_t sent = PDI_RETRY(sendmsg(sock, &msg, MSG_NOSIGNAL | MSG_DONTWAIT));
     if (sent >= 0)
         return 0;
     /* Too many descriptors of this user are under way: the peer will take some. */
@@ -426,10 +424,7 @@ int pdi_alarm_open(int *fd)
 void pdi_alarm(int fd)
 {
     uint64_t one = 1;
-    ssize_t written;
-    do
-        written = write(fd, &one, sizeof one);
-    while (written < 0 && errno == EINTR);
+    (void)PDI_RETRY(write(fd, &one, sizeof one));
 }
 
 void pdi_close(int *fd)

@@ -15,6 +15,7 @@
 #include "../core/error.h"
 #include "random.h"
 #include "rendezvous.h"
+#include "retry.h"
 
 static const char *type_name(mode_t mode)
 {
@@ -68,10 +69,10 @@ int pdi_special_look(const char *path, mode_t type, podipc_error *err)
 /* -1 if it cannot be had soon. */
 static int lock_directory(const char *directory)
 {
-    int fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int fd = PDI_RETRY(open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC));
     const struct timespec pause = {.tv_nsec = 1000000};
-    for (int tries = 0; fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) < 0; tries++) {
-        if (tries == 200 || (errno != EWOULDBLOCK && errno != EINTR)) {
+    for (int tries = 0; fd >= 0 && PDI_RETRY(flock(fd, LOCK_EX | LOCK_NB)) < 0; tries++) {
+        if (tries == 200 || errno != EWOULDBLOCK) {
             (void)close(fd);
             return -1;
         }

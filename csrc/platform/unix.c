@@ -13,6 +13,7 @@
 
 #include "../core/error.h"
 #include "rendezvous.h"
+#include "retry.h"
 
 /* Calls with the address of `path`. sun_path has room for 107 bytes: what is longer is
  * reached through a descriptor, that of the socket itself, or with `fresh` of the
@@ -32,14 +33,14 @@ static int call_at(const char *path, int fd, bool fresh,
             return -ENAMETOOLONG;
         memcpy(above, path, (size_t)(name - path));
         above[name - path] = '\0';
-        near = open(above, O_PATH | O_CLOEXEC | (fresh ? O_DIRECTORY : O_NOFOLLOW));
+        near = PDI_RETRY(open(above, O_PATH | O_CLOEXEC | (fresh ? O_DIRECTORY : O_NOFOLLOW)));
         if (near < 0)
             return -errno;
         int put = snprintf(a.sun_path, sizeof a.sun_path, "/proc/self/fd/%d%s", near, name);
         if (put < 0 || (size_t)put >= sizeof a.sun_path)
             rc = -ENAMETOOLONG;
     }
-    if (rc == 0 && call(fd, (const struct sockaddr *)&a, sizeof a) < 0)
+    if (rc == 0 && PDI_RETRY(call(fd, (const struct sockaddr *)&a, sizeof a)) < 0)
         rc = -errno;
     pdi_close(&near);
     return rc;

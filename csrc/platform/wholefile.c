@@ -8,10 +8,12 @@
 #include <unistd.h>
 
 #include "lockfile.h"
+#include "retry.h"
 
 int pdi_wholefile_make(int dirfd, const char *name, uint32_t mode)
 {
-    int fd = openat(dirfd, name, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+    int fd =
+        PDI_RETRY(openat(dirfd, name, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600));
     if (fd < 0)
         return -errno;
     if (mode != 0600 && fchmod(fd, mode) < 0) {
@@ -32,9 +34,7 @@ int pdi_wholefile_write(int fd, const void *bytes, size_t n, uint64_t offset)
 {
     const char *p = bytes;
     while (n > 0) {
-        ssize_t done = pwrite(fd, p, n, (off_t)offset);
-        if (done < 0 && errno == EINTR)
-            continue;
+        ssize_t done = PDI_RETRY(pwrite(fd, p, n, (off_t)offset));
         if (done < 0)
             return -errno;
         if (done == 0)
@@ -50,9 +50,7 @@ int pdi_wholefile_read(int fd, void *bytes, size_t n, uint64_t offset)
 {
     char *p = bytes;
     while (n > 0) {
-        ssize_t done = pread(fd, p, n, (off_t)offset);
-        if (done < 0 && errno == EINTR)
-            continue;
+        ssize_t done = PDI_RETRY(pread(fd, p, n, (off_t)offset));
         if (done < 0)
             return -errno;
         if (done == 0)
@@ -69,10 +67,7 @@ int pdi_wholefile_write_both(int fd, const void *head, size_t head_len, const vo
 {
     struct iovec parts[2] = {{.iov_base = (void *)(uintptr_t)head, .iov_len = head_len},
                              {.iov_base = (void *)(uintptr_t)body, .iov_len = body_len}};
-    ssize_t n;
-    do
-        n = pwritev(fd, parts, 2, 0);
-    while (n < 0 && errno == EINTR);
+    ssize_t n = PDI_RETRY(pwritev(fd, parts, 2, 0));
     if (n < 0)
         return -errno;
     size_t done = (size_t)n;
@@ -89,7 +84,7 @@ int pdi_wholefile_write_both(int fd, const void *head, size_t head_len, const vo
 
 int pdi_wholefile_look(int dirfd, const char *name)
 {
-    int fd = openat(dirfd, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    int fd = PDI_RETRY(openat(dirfd, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC));
     if (fd < 0)
         return -errno;
     struct stat st;
@@ -125,7 +120,7 @@ static int check(int fd, uint32_t mode, uint64_t *size)
 
 int pdi_wholefile_take(int dirfd, const char *name, uint32_t mode, uint64_t *size)
 {
-    int fd = openat(dirfd, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    int fd = PDI_RETRY(openat(dirfd, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC));
     if (fd < 0)
         return errno == ELOOP || errno == ENXIO ? -EINVAL : -errno;
     int rc = pdi_lockfile_take(fd);
