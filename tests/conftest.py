@@ -123,11 +123,7 @@ def _children() -> dict[int, str]:
 def _kernel_objects() -> list[str]:
     """What podipc opens: memfds, sockets, inotify and the like, open or mapped."""
     found = []
-    for fd in os.listdir("/proc/self/fd"):
-        try:
-            target = os.readlink(f"/proc/self/fd/{fd}")
-        except OSError:
-            continue
+    for target in support.open_files():
         if target.startswith(("/memfd:", "socket:", "anon_inode:")) or SESSION in target:
             found.append(target.partition("[")[0].partition(":[")[0])
     for line in Path("/proc/self/maps").read_text().splitlines():

@@ -10,6 +10,7 @@ from contextlib import closing
 from pathlib import Path
 
 import numpy as np
+from support import open_files
 
 import podipc
 
@@ -81,11 +82,7 @@ def _kept():
     """Descriptors by kind, mappings of ours, threads."""
     gc.collect()
     found = collections.Counter()
-    for fd in os.listdir("/proc/self/fd"):
-        try:
-            target = os.readlink(f"/proc/self/fd/{fd}")
-        except OSError:
-            continue
+    for target in open_files():
         found[target.partition("[")[0].partition(":[")[0]] += 1
     maps = Path("/proc/self/maps").read_text()
     found["mapping"] = maps.count("podipc") - maps.count("/podipc/")

@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import queue
+import shutil
 import signal
 import subprocess
 import sys
@@ -40,6 +41,22 @@ _numbers = iter(range(1, 1_000_000))
 def unique_name(what: str = "x") -> str:
     """A name nobody else has: neither another test nor another run on this machine."""
     return f"{SESSION}-{next(_numbers)}-{what}"
+
+
+def c_compiler() -> str:
+    """The program; without it podipc could not have been built either."""
+    found = shutil.which("gcc") or shutil.which("cc")
+    assert found, "a C compiler is needed, as to build podipc"
+    return found
+
+
+def open_files() -> Iterator[str]:
+    """What each descriptor of this process is open for."""
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            yield os.readlink(f"/proc/self/fd/{fd}")
+        except OSError:  # that of the listing
+            continue
 
 
 def free_port() -> int:

@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "../platform/poller.h"
+#include "../platform/socket.h"
 
 /* Of a path: what is said of it must fit the text of a refusal. */
 #define SHOWN "%.44s"
@@ -450,7 +451,7 @@ static struct pdi_link *new_link(struct pdi_endpoint *ep, int sock, const char *
 static void accept_all(struct pdi_endpoint *ep)
 {
     int sock, rc;
-    while ((rc = pdi_packet_accept(ep->listener, &sock)) == 0)
+    while ((rc = pdi_socket_accept(ep->listener, &sock)) == 0)
         (void)new_link(ep, sock, "");
     ep->deaf = rc != -EAGAIN;
     if (ep->deaf)

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "../core/descriptor.h"
+#include "../platform/socket.h"
 #include "shm.h"
 
 static struct pdi_shm_sender *sender_of(struct pdi_endpoint *ep)
@@ -106,7 +107,7 @@ static void disown(struct pdi_tx_link *link)
 {
     link->link.state = PDI_LEAVING;
     pdi_link_bye(&link->link, 0);
-    pdi_packet_hang_up(link->link.sock);
+    pdi_socket_hang_up(link->link.sock);
 }
 
 /* Did the receiver ever have the message of this ticket, and has it still? */

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "../core/descriptor.h"
+#include "../platform/socket.h"
 
 /* How long a subscriber with latest=True waits for a newer tensor that it knows
  * to be on its way, before it takes the one it has. */
@@ -260,7 +261,7 @@ static int corrupt(struct rx_link *link, podipc_error *err)
 {
     link->broken = true;
     if (link->link.sock >= 0)
-        pdi_packet_hang_up(link->link.sock);
+        pdi_socket_hang_up(link->link.sock);
     return pdi_fail(err, PODIPC_ECORRUPT, "",
                     "a sender of %s wrote a message that does not fit its own memory; it was "
                     "disconnected",

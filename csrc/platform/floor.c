@@ -20,6 +20,7 @@
 #include "../core/atomics.h"
 #include "../core/error.h"
 #include "clock.h"
+#include "retry.h"
 
 enum { LINE = 128, ANSWER = 8, PIPE_SIZE = 1 << 20, LOOKS = 1 << 20 };
 
@@ -312,8 +313,7 @@ static int both(struct side *s, int64_t *ns)
     int rc = ask(s, ns), status = 0;
     if (rc < 0)
         kill(s->other, SIGKILL);
-    while (waitpid(s->other, &status, 0) < 0 && errno == EINTR)
-        ;
+    (void)PDI_RETRY(waitpid(s->other, &status, 0));
     if (rc == -EPIPE) {
         /* Every signal is blocked, so the SIGPIPE that came with it is pending. */
         sigset_t sigpipe;

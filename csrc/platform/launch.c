@@ -13,6 +13,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "retry.h"
 #include "setup.h"
 
 /* Encoding runs twice over the same calls: without memory, to learn the size,
@@ -79,9 +80,7 @@ static void encode(struct blob *blob, const struct pdi_launch_spec *spec)
 static int write_all(int fd, const char *data, size_t size)
 {
     while (size) {
-        ssize_t n = write(fd, data, size);
-        if (n < 0 && errno == EINTR)
-            continue;
+        ssize_t n = PDI_RETRY(write(fd, data, size));
         if (n < 0)
             return -errno;
         data += n;

@@ -17,6 +17,7 @@
 #include "infra.h"
 #include "pidfd.h"
 #include "poller.h"
+#include "retry.h"
 #include "setup.h"
 
 /* How a Pod is tried, best first. A privileged process needs no user namespace,
@@ -215,8 +216,7 @@ void pdi_pod_close(struct pdi_pod *pod)
     reset(&pod->control);
     reset(&pod->pidfd);
     if (pod->pid > 0)
-        while (waitpid(pod->pid, NULL, 0) < 0 && errno == EINTR)
-            ;
+        (void)PDI_RETRY(waitpid(pod->pid, NULL, 0));
     pod->pid = 0;
 }
 
@@ -252,10 +252,7 @@ static int send_request(int control, const struct pdi_infra_request *request, co
                spec->fd_count * sizeof(int));
     if (request->kind == PDI_REQUEST_ENTER)
         memcpy(CMSG_DATA(head) + (count - 1) * sizeof(int), &spec->container, sizeof(int));
-    ssize_t n;
-    do
-        n = sendmsg(control, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
-    while (n < 0 && errno == EINTR);
+    ssize_t n = PDI_RETRY(sendmsg(control, &message, MSG_NOSIGNAL | MSG_DONTWAIT));
     return n < 0 ? -errno : 0;
 }
 

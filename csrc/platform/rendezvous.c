@@ -371,19 +371,6 @@ ssize_t pdi_packet_recv(int sock, void *data, size_t cap, int fds[PDI_PACKET_FDS
     return got;
 }
 
-void pdi_packet_hang_up(int sock)
-{
-    (void)shutdown(sock, SHUT_RDWR);
-}
-
-int pdi_packet_accept(int listener, int *sock)
-{
-    do
-        *sock = accept4(listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-    while (*sock < 0 && (errno == EINTR || errno == ECONNABORTED));
-    return *sock < 0 ? -errno : 0;
-}
-
 uid_t pdi_uid(void)
 {
     return geteuid();

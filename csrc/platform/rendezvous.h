@@ -55,10 +55,6 @@ int pdi_packet_send(int sock, const void *data, size_t size, const int *fds, int
  * descriptors in fds[0..*n) are the caller's; more than PDI_PACKET_FDS are closed
  * and make the result -EPROTO, as does a packet longer than `cap`. */
 ssize_t pdi_packet_recv(int sock, void *data, size_t cap, int fds[PDI_PACKET_FDS], int *n);
-/* Hangs up without closing: poll() on the descriptor then tells so. */
-void pdi_packet_hang_up(int sock);
-/* Accepts a connection. -EAGAIN: none. */
-int pdi_packet_accept(int listener, int *sock);
 
 struct pdi_peer {
     uid_t uid;

@@ -12,7 +12,8 @@ int pdi_socket_connected(int fd);
 void pdi_socket_widen(int fd, int bytes);
 void pdi_socket_make_room(int fd);
 /* Ends the connection, or the listening, now: also if a child that was forked a
- * moment ago still has a copy of the descriptor. It is still to be closed. */
+ * moment ago still has a copy of the descriptor. It is still to be closed; poll() on
+ * it tells that it is over. */
 void pdi_socket_hang_up(int fd);
 /* No more will be written; what was still arrives. */
 void pdi_socket_end(int fd);

@@ -2,6 +2,7 @@
  * with its descriptors or not at all, the dead are told from the living, and no
  * descriptor is lost on the way. */
 #include "platform/rendezvous.h"
+#include "platform/socket.h"
 
 #include <fcntl.h>
 #include <poll.h>
@@ -19,7 +20,7 @@ static void connected(struct ends *e, const char *path)
     MUST(pdi_place_open(path, 0600, false, &e->dir, NULL) == 0);
     MUST(pdi_place_listen("here", e->dir, "rx.0", 0600, &e->listener, NULL) == 0);
     MUST(pdi_place_connect(e->dir, "rx.0", &e->client) == 0);
-    MUST(EVENTUALLY(pdi_packet_accept(e->listener, &e->server) == 0));
+    MUST(EVENTUALLY(pdi_socket_accept(e->listener, &e->server) == 0));
 }
 
 static void disconnected(struct ends *e, const char *path)
@@ -142,8 +143,8 @@ static void test_hang_up(void)
     struct pdi_peer peer;
     CHECK(pdi_packet_peer(e.server, pdi_gid(), &peer) == 0);
     CHECK(peer.uid == pdi_uid() && peer.gid == pdi_gid() && peer.in_group);
-    CHECK(pdi_packet_accept(e.listener, &n) == -EAGAIN);
-    pdi_packet_hang_up(e.client);
+    CHECK(pdi_socket_accept(e.listener, &n) == -EAGAIN);
+    pdi_socket_hang_up(e.client);
     struct pollfd p[] = {{.fd = e.client, .events = POLLIN}, {.fd = e.server, .events = POLLIN}};
     CHECK(poll(p, 2, 10000) == 2);
     CHECK(soon(e.client, data, sizeof data, fds, &n) == 0);

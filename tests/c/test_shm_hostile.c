@@ -14,6 +14,7 @@
 #include "platform/bell.h"
 #include "platform/memfd.h"
 #include "platform/rendezvous.h"
+#include "platform/socket.h"
 #include "podipc.h"
 
 /* ---- the honest side ---- */
@@ -204,7 +205,7 @@ static struct fake fake_receiver(const char *path)
     bool came = false;
     for (int tries = 0; tries < 10 && !came; tries++) {
         pdi_close(&f.sock);
-        MUST(EVENTUALLY(pdi_packet_accept(f.listener, &f.sock) == 0));
+        MUST(EVENTUALLY(pdi_socket_accept(f.listener, &f.sock) == 0));
         came = take_hello(&f, sizeof(struct pdi_ring));
     }
     MUST(came);

@@ -5,11 +5,10 @@ Anything else is a typed error, after which nothing is left, and everything work
 """
 
 import os
-import shutil
 import subprocess
 
 import pytest
-from support import ROOT, free_port, unique_name
+from support import ROOT, c_compiler, free_port, unique_name
 
 ERRORS = ["EINTR", "EAGAIN", "ENOMEM", "EMFILE", "ENOSPC"]
 YEAR = 365 * 24 * 3600
@@ -17,14 +16,12 @@ YEAR = 365 * 24 * 3600
 
 @pytest.fixture(scope="module")
 def shim(tmp_path_factory):
-    compiler = shutil.which("gcc") or shutil.which("cc")
-    assert compiler, "a C compiler is needed, as to build podipc"
     built = tmp_path_factory.mktemp("shim") / "failing.so"
     # Its functions are declared as no header does, on purpose.
     flags = "-std=gnu11 -D_GNU_SOURCE -O1 -shared -fPIC -Wall -Wextra -Werror -fno-builtin"
     quiet = "-Wno-builtin-declaration-mismatch"
     source = ROOT / "tests" / "c" / "failing.c"
-    subprocess.run([compiler, *flags.split(), quiet, source, "-o", built], check=True)
+    subprocess.run([c_compiler(), *flags.split(), quiet, source, "-o", built], check=True)
     return built
 
 

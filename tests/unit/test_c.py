@@ -1,10 +1,9 @@
 """The C tests: built under sanitizers and run, each as one test here."""
 
-import shutil
 import subprocess
 
 import pytest
-from support import ROOT
+from support import ROOT, c_compiler
 
 C_TESTS = ROOT / "tests" / "c"
 NAMES = sorted(p.stem.removeprefix("test_") for p in C_TESTS.glob("test_*.c"))
@@ -17,8 +16,7 @@ def test_there_are_some():
 
 @pytest.mark.slow
 def test_all_pass(tmp_path):
-    compiler = shutil.which("gcc") or shutil.which("cc")
-    assert compiler, "a C compiler is needed, as to build podipc"
+    c_compiler()
     run = subprocess.run(
         [C_TESTS / "run.sh"], check=False, capture_output=True, text=True, cwd=tmp_path, timeout=900
     )
